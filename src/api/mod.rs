@@ -18,6 +18,8 @@ mod opening_tests;
 pub(crate) mod options;
 pub(crate) mod ordered;
 #[cfg(all(test, target_os = "linux", not(miri)))]
+mod pages_ahead_tests;
+#[cfg(all(test, target_os = "linux", not(miri)))]
 mod read_around_tests;
 pub(crate) mod reader;
 pub(crate) mod salvage;

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::options::Options;
+use super::store::Store;
 use crate::mem::PAGE_SIZE;
 use crate::mem::mapping::Mapping;
 
 /// Makes all files durable, and asks the kernel to drop their pages.
-fn forget(directory: &Path) {
+pub(super) fn forget(directory: &Path) {
     for entry in std::fs::read_dir(directory).expect("a directory") {
         let file = File::open(entry.expect("an entry").path()).expect("a file");
         file.sync_all().expect("it can be synced");
@@ -17,16 +18,27 @@ fn forget(directory: &Path) {
     }
 }
 
-fn scratch() -> tempfile::TempDir {
+pub(super) fn scratch() -> tempfile::TempDir {
     let here = std::env::current_exe().expect("the test itself");
     tempfile::tempdir_in(here.parent().expect("it lies in a folder")).expect("it may be made")
 }
 
 /// Returns the faults of this thread for which the kernel read from the device.
-fn major_faults() -> u64 {
+pub(super) fn major_faults() -> u64 {
     let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("Linux has it");
     let (_, fields) = stat.rsplit_once(") ").expect("the name is in brackets");
     fields.split(' ').nth(9).and_then(|count| count.parse().ok()).expect("the tenth field behind it")
+}
+
+/// Maps all segments of a store, has the kernel read them as for so much memory, and returns them.
+pub(super) fn read_singly_beyond(store: &Store, memory: u64) -> Vec<Arc<Mapping>> {
+    let engine = store.engine();
+    let mappings: Vec<_> = engine.shared.segments.read().values().map(|it| it.mapping().clone()).collect();
+    for mapping in &mappings {
+        engine.shared.space.map_now(mapping).expect("the file is there");
+    }
+    engine.read_singly_beyond(memory);
+    mappings
 }
 
 /// Cause: the kernel read around each faulted page, as far as the device's read-ahead said.
@@ -45,13 +57,7 @@ fn get_from_a_store_beyond_memory_reads_single_pages() {
         forget(place.path());
         let store = options().open(place.path()).expect("it is whole");
         assert!(store.get(7999_u32.to_le_bytes()).expect("whole").is_some());
-        let engine = store.engine();
-        let mappings: Vec<_> =
-            engine.shared.segments.read().values().map(|it| it.mapping().clone()).collect();
-        for mapping in &mappings {
-            engine.shared.space.map_now(mapping).expect("the file is there");
-        }
-        engine.read_singly_beyond(memory);
+        let mappings = read_singly_beyond(&store, memory);
         assert!(mappings.iter().all(|mapping| mapping.reads_singly() == (memory != u64::MAX)));
         forget(place.path());
         let value = store.get(4000_u32.to_le_bytes()).expect("whole").expect("it is there");

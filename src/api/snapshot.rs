@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::engine::read::Value;
 use crate::engine::read::multi_get::WINDOW;
+use crate::engine::read::pages_ahead::PagesAhead;
 use crate::engine::state::State;
 use crate::engine::state::catalog::{ByName, KeyspaceAsOf, KeyspaceState};
 use crate::engine::state::hinted_records::waiting_part;
@@ -305,6 +306,7 @@ impl KeyspaceSnapshot {
             cursor: Some(ScanPosition::start()),
             found: Vec::new(),
             places: Vec::new(),
+            pages: PagesAhead::default(),
         }
     }
 
@@ -388,7 +390,7 @@ impl KeyspaceSnapshot {
         &self,
         seen: &KeyspaceAsOf,
         from: &ScanPosition,
-        places: &mut Vec<Location>,
+        (places, pages): (&mut Vec<Location>, &mut PagesAhead),
         found: &mut Vec<OwnedRecord>,
     ) -> Result<Option<ScanPosition>> {
         let held = &self.held;
@@ -402,6 +404,7 @@ impl KeyspaceSnapshot {
             cursor = scanned.0;
             is_verified &= scanned.1;
         }
+        pages.ask(state, places, |location| *location, &pin);
         for location in &*places {
             state.shared.space.prefetch(*location);
         }
@@ -437,15 +440,16 @@ pub struct SnapshotIter {
     found: Vec<OwnedRecord>,
     /// Locations in the index; kept for the allocation.
     places: Vec<Location>,
+    pages: PagesAhead,
 }
 
 impl SnapshotIter {
     /// Collects the records of the next buckets.
     fn gather(&mut self, from: &ScanPosition) -> Result<()> {
-        let Self { snapshot, places, found, .. } = self;
+        let Self { snapshot, places, found, pages, .. } = self;
         let cursor = snapshot.mended(|seen| {
             found.clear();
-            snapshot.gather_from(seen, from, places, found)
+            snapshot.gather_from(seen, from, (places, pages), found)
         })?;
         self.cursor = cursor;
         Ok(())

@@ -5,6 +5,7 @@ use std::ops::RangeBounds;
 use super::snapshot::KeyspaceSnapshot;
 use crate::engine::read::Value;
 use crate::engine::read::key_range::KeyRange;
+use crate::engine::read::pages_ahead::PagesAhead;
 use crate::engine::read::range_buffer::{End, Popped, RangeBuffer};
 use crate::engine::state::catalog::KeyspaceAsOf;
 use crate::error::{Error, Result};
@@ -131,7 +132,12 @@ impl KeyspaceSnapshot {
 
     /// Gathers the records of the next few keys at an end, in ascending order, and takes them off the
     /// range.
-    fn gather_range(&self, range: &mut Option<KeyRange>, end: End) -> Result<Vec<OwnedRecord>> {
+    fn gather_range(
+        &self,
+        range: &mut Option<KeyRange>,
+        end: End,
+        pages: &mut PagesAhead,
+    ) -> Result<Vec<OwnedRecord>> {
         let Some(before) = range.clone() else { return Ok(Vec::new()) };
         let (left, found) = self.mended(|seen| {
             let state = self.state();
@@ -147,6 +153,7 @@ impl KeyspaceSnapshot {
                     KeyRange { from: left.to.clone().unwrap_or_default(), to: before.to.clone() }
                 }
             };
+            pages.ask(state, &places, |(location, _)| *location, &pin);
             self.keep_seen(seen, places.into_iter(), &pin, &mut found)?;
             let to = taken.to.as_deref().map(ScanPosition::of_key);
             self.keep_versions(seen, &ScanPosition::of_key(&taken.from), to.as_ref(), &mut found);
@@ -207,6 +214,7 @@ impl KeyspaceSnapshot {
 pub struct SnapshotRange {
     snapshot: KeyspaceSnapshot,
     buffer: RangeBuffer<OwnedRecord>,
+    pages: PagesAhead,
 }
 
 impl SnapshotRange {
@@ -218,7 +226,7 @@ impl SnapshotRange {
         } else if !snapshot.id().is_ordered() {
             buffer.end_with(Error::KeyspaceNotOrdered { name: snapshot.name() });
         }
-        Self { snapshot: snapshot.clone(), buffer }
+        Self { snapshot: snapshot.clone(), buffer, pages: PagesAhead::default() }
     }
 
     /// Skips the keys before `key`; see [`Range::seek`](crate::Range::seek).
@@ -241,8 +249,9 @@ impl SnapshotRange {
                     }));
                 }
                 Popped::Missing => {
-                    let Self { snapshot, buffer } = self;
-                    let found = snapshot.check().and_then(|()| snapshot.gather_range(&mut buffer.left, end));
+                    let Self { snapshot, buffer, pages } = self;
+                    let found =
+                        snapshot.check().and_then(|()| snapshot.gather_range(&mut buffer.left, end, pages));
                     match found {
                         Ok(mut found) => {
                             if end == End::Back {

@@ -65,7 +65,7 @@ pub(super) struct GranuleTable {
     granules: usize,
     pub(super) placed: Mutex<AssignedMapping>,
     /// True if mappings are put under the page guard.
-    guarded: bool,
+    pub(super) guarded: bool,
 }
 
 /// The ranges that are assigned, and the owning reference of each mapping.
@@ -235,7 +235,7 @@ impl GranuleTable {
     }
 
     #[inline]
-    fn slot_of(&self, location: Location) -> Option<&GranuleEntry> {
+    pub(super) fn slot_of(&self, location: Location) -> Option<&GranuleEntry> {
         self.slot(location.to_bits() * 8 / GRANULE_SIZE)
     }
 }
@@ -320,63 +320,19 @@ impl AddressSpace {
         })
     }
 
-    /// Returns true if the record at a location is in memory, according to the kernel, and asks the
-    /// kernel to read it otherwise. Also true if nothing is published or assigned there, because
-    /// then there is nothing to wait for. A segment that is not mapped yet counts as not in memory
-    /// while the worker (`attended`) has still to map it.
-    ///
-    /// # Errors
-    ///
-    /// Returns the system's error.
-    pub(crate) fn bring_near(&self, location: Location, pin: &Pin, attended: bool) -> io::Result<bool> {
+    /// Returns the mapping of a location, mapped if need be, and the location's offset in it; `None` if no
+    /// mapping is assigned there, or it cannot be mapped.
+    pub(super) fn place_of<'p>(&'p self, location: Location, pin: &'p Pin) -> Option<(&'p Mapping, usize)> {
         self.limbo.covers(pin);
-        let Some(slot) = self.table.slot_of(location) else { return Ok(true) };
+        let slot = self.table.slot_of(location)?;
         // Acquire: pairs with the release store in `lead`.
-        let mut mapping = slot.mapping.load(Ordering::Acquire);
-        if mapping.is_null() {
-            if attended && self.is_waiting_for_its_turn(location) {
-                return Ok(false);
-            }
-            // A segment that cannot be mapped is not waited for: a read returns the reason.
-            let Some(mapped) = self.mapped(slot, location) else { return Ok(true) };
-            mapping = mapped.as_ptr();
-        }
-        // SAFETY: not null, so from an `Arc` that `placed` holds as long as the pin (see `record`).
-        let mapping = unsafe { &*mapping };
+        let mapping = NonNull::new(slot.mapping.load(Ordering::Acquire));
+        let mapping = mapping.or_else(|| self.mapped(slot, location))?;
+        // SAFETY: from an `Arc` that `placed` holds as long as the pin (see `record`).
+        let mapping = unsafe { mapping.as_ref() };
         // Relaxed: announced by the mapping above, and never changed.
         let start = slot.start.load(Ordering::Relaxed);
-        let offset = usize::try_from((location.to_bits() * 8).saturating_sub(start)).unwrap_or(0);
-        // The header holds the record's length, so it comes first.
-        if !mapping.bring_near(offset, HEADER_SIZE)? {
-            return Ok(false);
-        }
-        let Some(record) = self.record(location, pin) else { return Ok(true) };
-        let len = usize::try_from(record.raw_header().payload_len()).unwrap_or(usize::MAX);
-        mapping.bring_near(offset, HEADER_SIZE.saturating_add(len))
-    }
-
-    /// Without the page guard, has the kernel read the record at a location, so that an unreadable
-    /// page is an error before it is accessed.
-    ///
-    /// # Errors
-    ///
-    /// Returns `Io` if the record cannot be read; otherwise as for [`AddressSpace::find`].
-    pub(crate) fn reach(&self, location: Location, pin: &Pin) -> Result<()> {
-        if self.table.guarded {
-            return Ok(());
-        }
-        self.map_at(location)?;
-        let (Some(mapping), Some(slot)) = (self.mapping(location, pin), self.table.slot_of(location)) else {
-            return Ok(());
-        };
-        // Relaxed: announced by the mapping, and never changed.
-        let start = slot.start.load(Ordering::Relaxed);
-        let offset = usize::try_from((location.to_bits() * 8).saturating_sub(start)).unwrap_or(0);
-        // The header holds the record's length, so it comes first.
-        mapping.reach(offset, HEADER_SIZE)?;
-        let Some(record) = self.record(location, pin) else { return Ok(()) };
-        let len = usize::try_from(record.raw_header().payload_len()).unwrap_or(usize::MAX);
-        mapping.reach(offset, HEADER_SIZE.saturating_add(len))
+        Some((mapping, usize::try_from((location.to_bits() * 8).saturating_sub(start)).unwrap_or(0)))
     }
 
     /// Counts bytes of a segment, still assigned, as dead. Called by the one writer only.

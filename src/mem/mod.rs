@@ -4,6 +4,7 @@
 pub(crate) mod address_space;
 pub(crate) mod alloc;
 pub(crate) mod appender;
+mod bring_near;
 pub(crate) mod dead_bytes;
 pub(crate) mod fork_guard;
 #[cfg(all(target_os = "linux", not(miri)))]

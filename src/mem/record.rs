@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::ptr;
 use std::sync::Arc;
 
+use super::PAGE_SIZE;
 use super::address_space::prefetch;
 use super::mapping::Mapping;
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use crate::format::{Defect, KeyspaceId, Seq};
 /// The bytes of a cache line.
 const LINE: usize = 64;
 /// The length from which the value of a record is read at once, where the kernel reads single pages.
-const LARGE: usize = 2 * super::PAGE_SIZE;
+const LARGE: usize = 2 * PAGE_SIZE;
 /// The most lines of a record that are prefetched behind its first.
 const LINES_AHEAD: usize = 4;
 
@@ -109,6 +110,18 @@ impl<'p> Record<'p> {
     pub(crate) fn bring_large_value(&self) {
         if self.raw_header().value_len() >= LARGE {
             self.bring_near();
+        }
+    }
+
+    /// Asks the kernel to read the pages behind the header's, unless the value is one that
+    /// [`Record::bring_large_value`] asks for.
+    pub(crate) fn bring_rest(&self) {
+        let (mapping, offset) = self.place();
+        let raw = self.raw_header();
+        let len = HEADER_SIZE + raw.key_len() + raw.value_len();
+        if raw.value_len() < LARGE && offset % PAGE_SIZE + len > PAGE_SIZE {
+            // If it is refused, each page is read when it is needed.
+            drop(mapping.bring_near(offset, len));
         }
     }
 

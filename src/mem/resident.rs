@@ -14,6 +14,12 @@ use super::PAGE_SIZE;
 /// The number of pages per query.
 const PAGES: usize = 256;
 
+#[cfg(test)]
+std::thread_local! {
+    /// The number of times that this thread asked about pages.
+    pub(crate) static QUESTIONS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// True if all pages of a range are in memory. The range begins at a page and lies inside the
 /// mapping.
 ///
@@ -25,6 +31,8 @@ pub(super) fn is_resident(memory: &MmapRaw, range: Range<usize>) -> io::Result<b
         range.start.is_multiple_of(PAGE_SIZE) && range.end <= memory.len(),
         "a range of whole pages inside"
     );
+    #[cfg(test)]
+    QUESTIONS.set(QUESTIONS.get() + 1);
     // If the processor's pages are larger, the kernel wants multiples of those.
     let page = super::system_page_size().max(PAGE_SIZE);
     let mut at = range.start - range.start % page;
@@ -45,4 +53,12 @@ pub(super) fn is_resident(memory: &MmapRaw, range: Range<usize>) -> io::Result<b
         at += len;
     }
     Ok(true)
+}
+
+/// Returns the number of pages of a mapping that are in memory.
+#[cfg(test)]
+pub(crate) fn resident_pages(mapping: &super::mapping::Mapping) -> usize {
+    let pages = &mapping.memory().pages;
+    let is_there = |at: &usize| is_resident(pages, *at..*at + PAGE_SIZE).expect("it is mapped");
+    (0..mapping.len()).step_by(PAGE_SIZE).filter(is_there).count()
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::pages_ahead::PagesAhead;
 use crate::engine::read::{Value, View};
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::engine::state::{State, dropped};
@@ -37,6 +38,7 @@ struct Walk<R> {
     places: Vec<Location>,
     /// True if the records at these locations are known to be verified.
     is_verified: bool,
+    pages: PagesAhead,
 }
 
 impl<R> fmt::Debug for Walk<R> {
@@ -49,7 +51,15 @@ impl<R> Walk<R> {
     fn new(keyspace: &KeyspaceState, pin: &Pin) -> Self {
         let id = keyspace.contents(pin).map(|contents| contents.id);
         let cursor = Some(ScanPosition::start());
-        Self { id, cursor, found: Vec::new(), errors: Vec::new(), places: Vec::new(), is_verified: true }
+        Self {
+            id,
+            cursor,
+            found: Vec::new(),
+            errors: Vec::new(),
+            places: Vec::new(),
+            is_verified: true,
+            pages: PagesAhead::default(),
+        }
     }
 
     /// Returns a record that was found and not yet returned.
@@ -110,6 +120,7 @@ impl<R> Walk<R> {
         };
         self.cursor = next;
         let is_verified = std::mem::replace(&mut self.is_verified, true);
+        self.pages.ask(state, &self.places, |location| *location, pin);
         // The last one found is the first one returned.
         for location in self.places.drain(..).rev() {
             match read(state, contents, (location, is_verified), pin) {

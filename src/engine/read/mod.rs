@@ -11,6 +11,7 @@ pub(crate) mod iter;
 pub(crate) mod key_range;
 pub(crate) mod multi_get;
 pub(crate) mod ordered;
+pub(crate) mod pages_ahead;
 pub(crate) mod range;
 pub(crate) mod range_buffer;
 

@@ -6,6 +6,7 @@ use std::ops::RangeBounds;
 
 use super::key_range::KeyRange;
 use super::multi_get::ATTEMPTS;
+use super::pages_ahead::PagesAhead;
 use super::range_buffer::End;
 use super::{Value, View};
 use crate::engine::state::State;
@@ -256,6 +257,7 @@ impl State {
                     Ok(places.len() == limit)
                 })?;
             }
+            PagesAhead::default().ask(self, &places, |(location, _)| *location, pin);
             let read = |entry| super::iter::read(self, contents, entry, pin).transpose();
             places.into_iter().filter_map(read).collect()
         })

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 
 use super::iter::read;
 use super::key_range::KeyRange;
+use super::pages_ahead::{AheadWindow, PagesAhead, RESTS_AHEAD};
 use super::range_buffer::{End, Popped, RangeBuffer};
 use crate::engine::read::{Value, View};
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
@@ -28,8 +29,6 @@ use crate::sync::epoch::Pin;
 const LEAVES_MAX: usize = 6;
 /// A view prefetches the record that it returns after this many others.
 const RECORDS_AHEAD: usize = 16;
-/// From the second leaf on, a view prefetches the end of the record that it returns after this many others.
-const RESTS_AHEAD: usize = 6;
 
 /// The progress of an iteration over a range. `R` is a record in the form in which the iterator keeps it.
 struct RangeWalk<R> {
@@ -216,6 +215,7 @@ pub struct Range {
     keyspace: Arc<KeyspaceState>,
     /// Records that are owned: between two items there is no pin, so compaction may move them.
     walk: RangeWalk<OwnedRecord>,
+    pages: PagesAhead,
 }
 
 impl Range {
@@ -223,7 +223,7 @@ impl Range {
         let walk = RangeWalk::new(&state, &keyspace, range, &state.pin());
         // Relaxed: a concurrent close may order itself before or after this.
         state.counters.iterators.fetch_add(1, Ordering::Relaxed);
-        Self { state, keyspace, walk }
+        Self { state, keyspace, walk, pages: PagesAhead::default() }
     }
 
     /// Leaves an error as the only item: one that it has, or this one.
@@ -284,12 +284,13 @@ impl Range {
 
     #[inline(never)]
     fn gather(&mut self, end: End) {
-        let Self { state, keyspace, walk } = self;
+        let Self { state, keyspace, walk, pages } = self;
         // It goes on after its store is closed.
         let checked = state.fork_guard.check_inherited();
         let pin = state.pin();
         let gathered = checked.and_then(|()| {
             let Some(contents) = walk.gather(state, keyspace, &pin, end)? else { return Ok(()) };
+            pages.ask(state, &walk.places, |(location, _)| *location, &pin);
             for (location, _) in &walk.places {
                 state.shared.space.prefetch(*location);
             }
@@ -361,11 +362,14 @@ pub struct ViewRange<'v> {
     view: &'v View<'v>,
     /// Places of records, which the view's pin keeps where they are.
     walk: RangeWalk<EntryPlace>,
+    /// The gathered records at the front and at the back.
+    windows: [AheadWindow; 2],
 }
 
 impl<'v> ViewRange<'v> {
     pub(super) fn new(view: &'v View<'v>, range: KeyRange) -> Self {
-        Self { view, walk: RangeWalk::new(view.state, view.keyspace, range, &view.pin) }
+        let walk = RangeWalk::new(view.state, view.keyspace, range, &view.pin);
+        Self { view, walk, windows: Default::default() }
     }
 
     /// Skips the keys before `key`; see [`Range::seek`].
@@ -392,6 +396,9 @@ impl<'v> ViewRange<'v> {
     #[inline]
     fn step(&mut self, end: End) -> Option<Result<(&'v [u8], &'v [u8])>> {
         loop {
+            if self.windows[end as usize].is_due(self.walk.buffer.len(end)) {
+                self.ask(end);
+            }
             match self.walk.pop(self.view.keyspace, end) {
                 Popped::Item(Ok(place)) => match self.read(place, end) {
                     Ok(None) => {}
@@ -427,12 +434,27 @@ impl<'v> ViewRange<'v> {
         read(state, contents, place, pin)
     }
 
+    /// Asks for the pages of the next few gathered records.
+    #[cold]
+    fn ask(&mut self, end: End) {
+        let Self { view: View { state, pin, .. }, walk, windows } = self;
+        // As in `read`, which returns the error.
+        if !state.fork_guard.is_forked() {
+            let buffer = &walk.buffer;
+            let of = |distance| buffer.coming(end, distance).map(|(location, _)| *location);
+            windows[end as usize].ask(state, buffer.len(end), of, pin);
+        }
+    }
+
     #[inline(never)]
     fn gather(&mut self, end: End) {
-        let Self { view: View { state, keyspace, pin, .. }, walk } = self;
+        let Self { view: View { state, keyspace, pin, .. }, walk, windows } = self;
         let checked = state.fork_guard.check();
         match checked.and_then(|()| walk.gather(state, keyspace, pin, end)) {
             Ok(_) => {
+                if state.reads_singly() {
+                    windows[end as usize].note(walk.places.len());
+                }
                 for (location, _) in walk.places.iter().take(RECORDS_AHEAD) {
                     state.shared.space.prefetch(*location);
                 }

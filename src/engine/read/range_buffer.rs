@@ -80,6 +80,12 @@ impl<R> RangeBuffer<R> {
         }
     }
 
+    /// Returns the number of records that were gathered at an end and not returned.
+    #[inline]
+    pub(crate) fn len(&self, end: End) -> usize {
+        if end == End::Front { self.front.len() } else { self.back.len() }
+    }
+
     /// Returns the record that [`RangeBuffer::pop`] will return after `distance` others at this end, if it was
     /// gathered there.
     #[inline]

@@ -5,7 +5,7 @@
 //! of another that a get needs. A get then reads megabytes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::State;
 
@@ -18,6 +18,8 @@ const SHARE: u64 = 4;
 pub(crate) struct ReadAround {
     /// The number of segments that had been added then, plus one.
     added: AtomicU64,
+    /// True once the store was too large for memory.
+    is_beyond: AtomicBool,
 }
 
 impl State {
@@ -32,6 +34,8 @@ impl State {
         let is_beyond = self.shared.files_size() > memory - memory / SHARE;
         let mut is_done = true;
         if is_beyond {
+            // Relaxed: advice.
+            self.read_around.is_beyond.store(true, Ordering::Relaxed);
             let segments: Vec<_> = self.shared.segments.read().values().map(Arc::clone).collect();
             for mapping in segments.iter().map(|segment| segment.mapping()) {
                 if mapping.is_attached() {
@@ -44,5 +48,11 @@ impl State {
         if is_done {
             self.read_around.added.store(added, Ordering::Relaxed);
         }
+    }
+    /// Returns true if the kernel was told to read single pages, because the store is too large for memory.
+    #[inline]
+    pub(crate) fn reads_singly(&self) -> bool {
+        // Relaxed: advice.
+        self.read_around.is_beyond.load(Ordering::Relaxed)
     }
 }

@@ -174,6 +174,68 @@ fn parallel_replay_restores_content_and_live_bytes() {
     }
 }
 
+/// Returns a key of one of three shapes: random, long with common beginnings, short or long or full of zeros.
+fn ordered_key(shape: usize, random: &mut fastrand::Rng) -> Vec<u8> {
+    match shape {
+        0 => random.u128(..).to_le_bytes().to_vec(),
+        1 => {
+            let numbers = (random.u32(..12), random.u32(..30), random.u32(..200));
+            format!(
+                "tenant-{:05}/project-{:04}/objects/2026/11/{:012x}/file",
+                numbers.0, numbers.1, numbers.2
+            )
+            .into_bytes()
+        }
+        _ => match random.u8(..3) {
+            0 => vec![0; random.usize(..40)],
+            1 => (0..random.usize(..14)).map(|_| random.u8(..2)).collect(),
+            _ => [vec![b'k'; random.usize(..1000)], random.u16(..).to_le_bytes().to_vec()].concat(),
+        },
+    }
+}
+
+/// Several threads sort the records of an ordered keyspace. A tree of random keys is then built of leaves that
+/// are fuller than those of inserts in the order of the log.
+#[test]
+fn parallel_replay_restores_the_order_of_keys() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = options().open(directory.path().join("store")).unwrap();
+    let keyspaces = NAMES.map(|name| store.ordered_keyspace(name).unwrap());
+    let mut random = fastrand::Rng::with_seed(6);
+    let mut map = Map::new();
+    for _ in 0..60_000 {
+        let shape = random.usize(..3);
+        let key = ordered_key(shape, &mut random);
+        // Those of random keys have no tombstones.
+        if shape > 0 && random.u8(..4) == 0 {
+            keyspaces[shape].remove(&key).unwrap();
+            map.remove(&(shape, key));
+        } else {
+            let value = vec![random.u8(..); random.usize(..100)];
+            keyspaces[shape].insert(&key, &value).unwrap();
+            map.insert((shape, key), value);
+        }
+    }
+    let written = Written { directory, store, map, done: Vec::new() };
+    let before = written.store.stats();
+    let store = options().open(killed(&written, "killed")).unwrap();
+    assert!(store.recovery_report().bytes_read > MUCH, "{:?}", store.recovery_report());
+    let mut found = Vec::new();
+    for (number, name) in NAMES.iter().enumerate() {
+        for item in store.ordered_keyspace(name).unwrap().range::<&[u8]>(..) {
+            let (key, value) = item.unwrap();
+            found.push(((number, Vec::from(key)), Vec::from(value)));
+        }
+    }
+    assert!(found.into_iter().eq(written.map.clone()), "in order, and each key once");
+    let stats = store.stats();
+    assert_eq!((stats.keys, stats.live_bytes), (before.keys, before.live_bytes));
+    assert_eq!(store.verify().unwrap().keys, written.map.len() as u64);
+    let of_random = store.ordered_keyspace(NAMES[0]).unwrap().keyspace_stats().unwrap();
+    let bytes = of_random.index_bytes as f64 / of_random.keys as f64;
+    assert!(bytes < 12.0, "{bytes} bytes of index for each key");
+}
+
 #[test]
 fn records_behind_a_hole_never_count_even_if_read_ahead() {
     let written = written(3, false);

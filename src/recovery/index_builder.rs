@@ -4,32 +4,33 @@
 //! Records are gathered, and put into the index many at a time, in the order of its buckets. In the
 //! order of the log, a large index's lines are far apart, and each record would wait for memory.
 //! Several threads take parts of the records, with disjoint buckets. One thread counts their
-//! findings.
+//! findings. Records of an ordered keyspace are sorted by their keys (`sorted_records`), and put into
+//! the tree in this order (`tree_filling`).
 //!
 //! **Order.** The newest sequence number wins, in any order of records. So a tombstone keeps an
 //! entry until everything has been read.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::build_context::{BuildContext, Superseded, key_at};
+use super::build_findings::BuildFindings;
 use super::record_batch::{GatheredRecord, KeyspaceGroup};
+use super::sorted_records::SortedRecords;
+use super::tree_filling::TreeFilling;
 use crate::error::{Error, Result};
+use crate::format::KeyspaceId;
 use crate::format::hash::Hash;
-use crate::format::record::MAX_ORDERED_KEY_LEN;
 use crate::format::record::RecordKind;
 use crate::format::record_reader::RecordAt;
-use crate::format::{Defect, KeyspaceId};
-use crate::fs::tuning::Tuning;
 use crate::index::hash::Index;
 use crate::index::hash::partition::Partition;
 use crate::index::key_index::SearchKey;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::index::lines::block_error::BlockError;
-use crate::index::tree::Tree;
 use crate::log::segment::Segment;
-use crate::mem::address_space::{AddressSpace, Record};
+use crate::mem::address_space::AddressSpace;
 use crate::mem::alloc;
 use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
@@ -116,9 +117,10 @@ impl IndexBuilder {
         Ok(())
     }
 
-    /// Returns true if as many records were gathered as there are keys, and at least `least`.
+    /// Returns true if as many records were gathered as there are keys, and at least `least`. A tree
+    /// does not grow for later records, and the more come at once, the fewer leaves are built for them.
     pub(super) fn has_enough(&self, least: usize) -> bool {
-        self.gathered.len() >= self.slot.index.len().max(least)
+        !self.id.is_ordered() && self.gathered.len() >= self.slot.index.len().max(least)
     }
 
     /// Puts the gathered records into the index, with at most `with.threads` threads.
@@ -141,7 +143,7 @@ impl IndexBuilder {
             // This frees its memory, since there may be thousands of keyspaces.
             self.gathered = Vec::new();
         }
-        let threads = if sorted.len() < with.tuning.few { 1 } else { with.threads };
+        let threads = with.threads_for(sorted.len());
         // A few turns for each thread, so that none waits for long at the end.
         let parts = if threads == 1 { PARTS } else { PARTS.div_ceil(threads * 4) };
         let next = AtomicUsize::new(0);
@@ -168,43 +170,16 @@ impl IndexBuilder {
         writer.grow(threads, with.tuning).map_err(|error| with.failed(error))
     }
 
-    /// Puts the gathered records into a tree, one after the other.
+    /// Puts the gathered records into a tree, in the order of their keys.
     fn put_into_tree(&mut self, with: &BuildContext<'_>) -> Result<()> {
+        let sorted = SortedRecords::of(with, std::mem::take(&mut self.gathered))?;
         let pin = with.space.domain().pin();
-        let mut found = BuildFindings::default();
-        for entry in std::mem::take(&mut self.gathered) {
-            let location = entry.location();
-            let key = with.key_at(location, true, &pin)?;
-            if key.len() > MAX_ORDERED_KEY_LEN {
-                if entry.is_tombstone() {
-                    // It hides nothing.
-                    continue;
-                }
-                let (path, defect) = (with.path.to_owned(), Defect::BadField("key_len"));
-                return Err(Error::Corrupt { path, offset: 0, defect });
-            }
-            let Some(tree) = self.slot.index.sorted() else { continue };
-            let index = Arc::clone(tree.tree());
-            // A record that nothing has read may hide the key. The insert then meets it as well, and
-            // verifies it.
-            let compare = |other| Ok::<_, Error>(with.key_at(other, true, &pin)?.cmp(key));
-            if let Some(other) = tree.find(key, compare)? {
-                if found.is_newer(with, other, entry, &pin)? {
-                    tree.replace(key, other, location);
-                }
-                continue;
-            }
-            tree.reserve(1).map_err(|error| with.failed(error))?;
-            let mut failed = None;
-            tree.insert(key, location, |other, is_verified| {
-                with.key_at(other, is_verified, &pin).inspect_err(|error| failed = Some(error.clone())).ok()
-            });
-            if let Some(error) = failed.filter(|_| index.has_ended()) {
-                return Err(refusal(&index, error));
-            }
-            found.note(with, entry)?;
+        let mut filling = TreeFilling::new(with, &sorted.records, &pin);
+        if let Some(tree) = self.slot.index.sorted() {
+            filling.fill(tree, sorted.is_series)?;
         }
-        self.note(with, found)
+        let found = filling.into_found();
+        sorted.found.into_iter().chain([found]).try_for_each(|found| self.note(with, found))
     }
 
     /// Records the findings of a thread.
@@ -245,93 +220,6 @@ impl IndexBuilder {
         }
         Ok((slot, self.live_bytes))
     }
-}
-
-/// The accounting of records that a newer one supersedes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Superseded {
-    /// Their bytes become dead.
-    Count,
-    /// Their bytes are counted as dead already.
-    IsCounted,
-}
-
-/// The inputs of all threads that fill an index.
-#[derive(Debug)]
-pub(super) struct BuildContext<'a> {
-    pub(super) tuning: Tuning,
-    pub(super) space: &'a AddressSpace,
-    /// The store's directory.
-    pub(super) path: &'a Path,
-    /// The most threads to use.
-    pub(super) threads: usize,
-    /// True if there is only one keyspace.
-    pub(super) alone: bool,
-    pub(super) superseded: Superseded,
-}
-
-impl BuildContext<'_> {
-    fn failed(&self, error: std::io::Error) -> Error {
-        Error::io("grow the index for", self.path, error)
-    }
-
-    /// Returns the record at a location.
-    fn record_at<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Record<'p>> {
-        record_at(self.space, self.path, location, pin)
-    }
-
-    /// Returns the key in the record at a location. The record is verified unless `is_verified` says that
-    /// it was.
-    fn key_at<'p>(&'p self, location: Location, is_verified: bool, pin: &'p Pin) -> Result<&'p [u8]> {
-        key_at(self.space, self.path, (location, is_verified), pin)
-    }
-}
-
-/// Returns the error for a record that cannot decide about another one. A checkpoint that leads to it is
-/// not used: an open then reads the record as well, and says where it lies.
-fn refusal(tree: &Tree, error: Error) -> Error {
-    match error {
-        Error::Corrupt { defect, .. } if tree.is_from_checkpoint() => tree.lines().refused(defect).into(),
-        other => other,
-    }
-}
-
-/// Returns a record that was read and published before.
-fn record_at<'p>(
-    space: &'p AddressSpace,
-    path: &Path,
-    location: Location,
-    pin: &'p Pin,
-) -> Result<Record<'p>> {
-    space.reach(location, pin)?;
-    let lost = || Error::io("read", path, std::io::Error::other("a record changed while it was read"));
-    let record = space.find(location, pin)?.ok_or_else(lost)?;
-    record.unreadable().map_or(Ok(record), Err)
-}
-
-/// Returns the key of a record that was published before. The record is verified unless the flag says
-/// that it was read.
-fn key_at<'p>(
-    space: &'p AddressSpace,
-    path: &Path,
-    (location, is_verified): (Location, bool),
-    pin: &'p Pin,
-) -> Result<&'p [u8]> {
-    let record = record_at(space, path, location, pin)?;
-    let key = record.key();
-    let found = if is_verified { Ok(()) } else { record.verify() };
-    // The key, too, may lie on a page that cannot be read.
-    record.unreadable().map_or(Ok(()), Err)?;
-    found.map(|()| key).map_err(|defect| Error::Corrupt { path: path.to_owned(), offset: 0, defect })
-}
-
-/// The findings of one thread that fills an index.
-#[derive(Debug, Default)]
-struct BuildFindings {
-    /// Entries that lead to tombstones.
-    tombstones: Vec<(Hash, Location)>,
-    /// Bytes of superseded values, by the ordinal of their segment, with a location in it.
-    hidden: BTreeMap<usize, (Location, u64)>,
 }
 
 /// One thread that fills an index.
@@ -383,50 +271,17 @@ impl Filling<'_> {
             // The keys, too, may lie on pages that cannot be read.
             other.unreadable().or_else(|| own.unreadable()).map_or(Ok(same), Err)
         })?;
-        let Some(other) = found else {
-            self.found.note(with, entry)?;
-            return Ok(false);
-        };
-        if self.found.is_newer(with, other, entry, pin)? {
+        let is_found = found.is_some();
+        if let Some(other) = found {
+            if !self.found.is_newer(with, other, location, pin)? {
+                return Ok(true);
+            }
             shard.replace(entry.hash, other, location);
         }
-        Ok(true)
-    }
-}
-
-impl BuildFindings {
-    /// Returns true if a record of a key is newer than the one at `other`. Notes the older one.
-    fn is_newer(
-        &mut self,
-        with: &BuildContext<'_>,
-        other: Location,
-        entry: GatheredRecord,
-        pin: &Pin,
-    ) -> Result<bool> {
-        let facts = |location| {
-            let record = with.record_at(location, pin)?;
-            let facts = (record.header(), record.ordinal(), location);
-            record.unreadable().map_or(Ok(facts), Err)
-        };
-        let (old, new) = (facts(other)?, facts(entry.location())?);
-        let is_newer = old.0.seq < new.0.seq;
-        let (hidden, ordinal, at) = if is_newer { old } else { new };
-        if hidden.kind == RecordKind::Put {
-            self.hidden.entry(ordinal).or_insert((at, 0)).1 += hidden.size();
-        }
-        if is_newer {
-            self.note(with, entry)?;
-        }
-        Ok(is_newer)
-    }
-
-    /// Notes a record that the index leads to, if it is a tombstone.
-    fn note(&mut self, with: &BuildContext<'_>, entry: GatheredRecord) -> Result<()> {
         if entry.is_tombstone() {
-            alloc::reserve(&mut self.tombstones, 1).map_err(|error| with.failed(error))?;
-            self.tombstones.push((entry.hash, entry.location()));
+            self.found.note_tombstone(with, entry.hash, location)?;
         }
-        Ok(())
+        Ok(is_found)
     }
 }
 

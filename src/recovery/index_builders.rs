@@ -3,7 +3,8 @@
 //! It decides when gathered records go into the indexes, so that memory is bounded and chains stay
 //! short. `index_builder` puts them there.
 
-use super::index_builder::{BuildContext, IndexBuilder, Superseded};
+use super::build_context::{BuildContext, Superseded};
+use super::index_builder::IndexBuilder;
 use super::record_batch::{GatheredRecord, KeyspaceGroup};
 use crate::error::Result;
 use crate::format::KeyspaceId;

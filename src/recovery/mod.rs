@@ -30,6 +30,8 @@
 
 pub(crate) mod analysis;
 pub(crate) mod attach;
+pub(crate) mod build_context;
+mod build_findings;
 mod chain_link;
 pub(crate) mod decision;
 pub(crate) mod directory;
@@ -47,7 +49,10 @@ pub(crate) mod replay;
 pub(crate) mod report;
 mod restore;
 mod segment_chain;
+mod sorted_records;
 pub(crate) mod tail_findings;
+mod tree_filling;
+mod word_plan;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -66,6 +66,7 @@ pub(super) struct KeyspaceGroup {
 /// A value or a tombstone.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GatheredRecord {
+    /// The hash of its key; none in an ordered keyspace.
     pub(super) hash: Hash,
     /// The location of the record, and a bit that is set for a tombstone.
     bits: u64,
@@ -263,10 +264,15 @@ impl<'a> BatchReader<'a> {
         let payload = offset + HEADER_SIZE as u64;
         match header.kind {
             RecordKind::Put | RecordKind::Tombstone => {
-                let key = self.source.bytes(payload, usize::from(header.key_len))?;
+                let hash = if header.keyspace.is_ordered() {
+                    // A tree needs none.
+                    Hash::from_bits(0)
+                } else {
+                    self.hash_key.hash(self.source.bytes(payload, usize::from(header.key_len))?)
+                };
                 let is_tombstone = header.kind == RecordKind::Tombstone;
                 let location = self.segment.range().at(*offset);
-                let entry = GatheredRecord::new(self.hash_key.hash(key), location, is_tombstone);
+                let entry = GatheredRecord::new(hash, location, is_tombstone);
                 let group = self.piece.group(header.keyspace, *offset);
                 let group = group.map_err(|error| self.segment.io("read", error))?;
                 let sizes = if is_tombstone { &mut group.tombstones_size } else { &mut group.values_size };

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::build_context::Superseded;
 use super::hinted_parts::HintedParts;
 use super::hints::UsedChunk;
-use super::index_builder::{IndexBuilder, Superseded};
+use super::index_builder::IndexBuilder;
 use super::index_builders::{IndexBuilders, StorePlace};
 use super::read_ahead::ReadAhead;
 use super::record_batch::{Begin, KeyspaceGroup, RecordBatch, Walked};

@@ -20,7 +20,8 @@ use crate::index::key_index::KeyIndexWriter;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::log::segment_reader::Records;
-use crate::recovery::index_builder::{IndexBuilder, Superseded};
+use crate::recovery::build_context::Superseded;
+use crate::recovery::index_builder::IndexBuilder;
 use crate::recovery::index_builders::{IndexBuilders, StorePlace};
 
 impl State {

@@ -398,6 +398,10 @@ impl Draft {
         self.children[slot] = child;
     }
 
+    pub(super) fn child(&self, slot: usize) -> u32 {
+        self.children[slot]
+    }
+
     fn start(&self, slot: usize) -> usize {
         slot.checked_sub(1).map_or(0, |before| self.ends[before])
     }
@@ -451,17 +455,35 @@ impl Draft {
         (0..self.count()).map(|slot| self.weight(slot)).sum()
     }
 
+    /// Returns the slot in the middle of a range of two children or more, by the bytes that they take.
+    fn middle(&self, children: std::ops::Range<usize>) -> usize {
+        let half = children.clone().map(|slot| self.weight(slot)).sum::<usize>() / 2;
+        let mut sum = 0;
+        let middle = children.clone().find(|slot| {
+            sum += self.weight(*slot);
+            sum >= half
+        });
+        middle.unwrap_or(0).clamp(children.start + 1, children.end - 1)
+    }
+
+    /// Appends the nodes of a range of children, as few as halves of it allow, each with its first slot.
+    pub(super) fn encode_all(&self, children: std::ops::Range<usize>, images: &mut Vec<(usize, InnerImage)>) {
+        // Two children always fit.
+        if let Some(image) = self.encode(children.clone()) {
+            images.push((children.start, image));
+            return;
+        }
+        let middle = self.middle(children.clone());
+        self.encode_all(children.start..middle, images);
+        self.encode_all(middle..children.end, images);
+    }
+
     /// Splits the node in two. Returns the first slot of the second one, and both.
     ///
     /// There is such a slot: a node that held all but one of the children is one of the two if that
     /// one is the first or the last, and otherwise they share the prefix.
     pub(super) fn split(&self) -> (usize, InnerImage, InnerImage) {
-        let (mut sum, half) = (0, self.size() / 2);
-        let middle = (0..self.count()).find(|slot| {
-            sum += self.weight(*slot);
-            sum >= half
-        });
-        let middle = middle.unwrap_or(1).clamp(1, self.count() - 1);
+        let middle = self.middle(0..self.count());
         let slots =
             (0..self.count()).flat_map(|distance| [middle.saturating_sub(distance), middle + distance]);
         let mut slots = slots.filter(|slot| (1..self.count()).contains(slot));

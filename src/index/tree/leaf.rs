@@ -270,6 +270,10 @@ impl LeafCopy {
         self.count += 1;
     }
 
+    pub(super) fn set(&mut self, slot: usize, entry: LeafEntry) {
+        self.entries[slot] = entry.0;
+    }
+
     pub(super) fn remove(&mut self, slot: usize) {
         self.entries.copy_within(slot + 1..self.count, slot);
         self.count -= 1;

@@ -40,6 +40,7 @@
 //! A hit is validated like a miss: a node that is being built holds an entry before anybody may see it.
 
 mod announce;
+mod fill;
 mod gap;
 mod inner;
 mod leaf;
@@ -54,6 +55,8 @@ mod writer;
 
 #[cfg(all(test, not(loom)))]
 mod capture_tests;
+#[cfg(all(test, not(loom)))]
+mod fill_tests;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
@@ -65,10 +68,12 @@ use std::cmp;
 use std::path::Path;
 use std::{fmt, io, sync::Arc};
 
+pub(crate) use self::fill::RunSource;
 use self::inner::{InnerView, Side, child_of};
 pub(crate) use self::leaf::Beside;
 use self::leaf::{LeafEntries, TiedEntries};
 use self::node::{INNER_LINES, LEAF_LINES, TreeNode, Words};
+pub(crate) use self::node::{common_len, key_word};
 pub(crate) use self::writer::TreeWriter;
 use super::lines::block_error::BlockError;
 use super::lines::chunked::ChunkedLines;

@@ -180,7 +180,7 @@ pub(super) fn to_usize(bits: u64) -> usize {
 /// Returns eight bytes of a key from `at` on as a number that sorts like them. Zeros stand behind
 /// the end.
 #[inline]
-pub(super) fn key_word(key: &[u8], at: usize) -> u64 {
+pub(crate) fn key_word(key: &[u8], at: usize) -> u64 {
     let rest = key.get(at..).unwrap_or_default();
     if let Some(bytes) = rest.first_chunk() {
         return u64::from_be_bytes(*bytes);
@@ -201,8 +201,10 @@ fn short_word(rest: &[u8]) -> u64 {
 }
 
 /// Returns the length of the common prefix of two keys.
-pub(super) fn common_len(one: &[u8], other: &[u8]) -> usize {
-    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+pub(crate) fn common_len(one: &[u8], other: &[u8]) -> usize {
+    let words = one.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0);
+    let same = 8 * words.take_while(|(one, other)| one == other).count();
+    same + one[same..].iter().zip(&other[same..]).take_while(|(one, other)| one == other).count()
 }
 
 /// Returns the first number of a range for which a condition no longer holds. Its steps have no branch,

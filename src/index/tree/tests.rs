@@ -74,7 +74,7 @@ pub(super) fn keys(shape: &str, count: usize) -> Keys {
     Keys(found)
 }
 
-const SHAPES: [&str; 7] = ["random", "ascending", "descending", "names", "paths", "zeros", "long"];
+pub(super) const SHAPES: [&str; 7] = ["random", "ascending", "descending", "names", "paths", "zeros", "long"];
 
 /// Checks the invariants of a whole tree, and returns the numbers of leaves and of inner nodes in it.
 pub(super) fn check(tree: &Tree, keys: &Keys) -> [usize; 2] {
@@ -251,7 +251,7 @@ fn tree_equals_a_btreemap() {
 }
 
 /// Returns the bytes of memory for a key.
-fn bytes_per_key(tree: &Tree, writer: &TreeWriter) -> f64 {
+pub(super) fn bytes_per_key(tree: &Tree, writer: &TreeWriter) -> f64 {
     let [leaves, inners] = writer.nodes_used();
     (leaves * 256 + inners * 4096) as f64 / tree.len() as f64
 }

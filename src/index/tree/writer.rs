@@ -258,7 +258,7 @@ impl TreeWriter {
         Root(self.tree.head.0.root.load(Ordering::Relaxed))
     }
 
-    fn set_root(&self, root: Root) {
+    pub(super) fn set_root(&self, root: Root) {
         // Release: pairs with the acquire of readers, who see the node behind it.
         self.tree.head.0.root.store(root.0, Ordering::Release);
     }
@@ -368,11 +368,7 @@ impl TreeWriter {
         let mut level = 1;
         while let Some(Step { node, slot }) = self.path.pop() {
             if let TreeChange::Child(child) = change {
-                let parent = self.tree.inner(node);
-                let view = InnerView::new(&parent, parent.control_unordered());
-                let word = view.slot(slot) >> 32 << 32 | u64::from(child);
-                self.keep(Row::Second, node);
-                parent.set(InnerView::<[u64]>::slot_word(slot), word);
+                self.store_child(Step { node, slot }, child);
                 return self.retire();
             }
             self.old_inners.push(node);
@@ -409,8 +405,17 @@ impl TreeWriter {
         self.retire();
     }
 
+    /// Stores a child of an inner node.
+    pub(super) fn store_child(&self, Step { node, slot }: Step, child: u32) {
+        let parent = self.tree.inner(node);
+        let view = InnerView::new(&parent, parent.control_unordered());
+        let word = view.slot(slot) >> 32 << 32 | u64::from(child);
+        self.keep(Row::Second, node);
+        parent.set(InnerView::<[u64]>::slot_word(slot), word);
+    }
+
     /// Takes the replaced nodes out of the tree (T2). Their numbers are the next ones.
-    fn retire(&mut self) {
+    pub(super) fn retire(&mut self) {
         let out = |node: TreeNode<'_>| node.set_control(node.control_unordered().out());
         while let Some(number) = self.old_leaves.pop() {
             self.keep(Row::First, number);

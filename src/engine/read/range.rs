@@ -21,14 +21,15 @@ use crate::engine::state::{State, dropped};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::index::key_index::KeyIndex;
-use crate::index::tree::{EntryPlace, LEAVES_AHEAD};
+use crate::index::tree::{EntryPlace, LEAF_MAX, LEAVES_AHEAD};
 use crate::mem::address_space::{OwnedRecord, Record};
 use crate::sync::epoch::Pin;
 
 /// The most leaves that are gathered at once.
 const LEAVES_MAX: usize = 6;
-/// A view prefetches the record that it returns after this many others.
-const RECORDS_AHEAD: usize = 16;
+/// A view prefetches the record that it returns after this many others: in its first leaf, and in a longer
+/// range.
+const RECORDS_AHEAD: [usize; 2] = [10, 16];
 
 /// The progress of an iteration over a range. `R` is a record in the form in which the iterator keeps it.
 struct RangeWalk<R> {
@@ -59,6 +60,18 @@ impl<R> RangeWalk<R> {
             buffer.end_with(Error::KeyspaceNotOrdered { name: keyspace.name().to_string() });
         }
         Self { id, buffer, places: Vec::new(), leaves: 1 }
+    }
+
+    /// Returns true from the second leaf on.
+    #[inline]
+    fn is_long(&self) -> bool {
+        self.leaves > 2
+    }
+
+    /// Returns the number of records between the prefetch of one and its turn.
+    #[inline]
+    fn records_ahead(&self) -> usize {
+        RECORDS_AHEAD[usize::from(self.is_long())]
     }
 
     /// Returns the next record at an end.
@@ -168,6 +181,8 @@ impl State {
             *range = None;
             return Ok(());
         };
+        // One allocation for the first leaf.
+        out.reserve(LEAF_MAX);
         let is_before = |place, key: &[u8]| self.is_before(place, key, pin);
         let (bounds, take) = ((&*left.from, left.to.as_deref()), |place| out.push(place));
         let next = match end {
@@ -423,11 +438,11 @@ impl<'v> ViewRange<'v> {
             return checked.map(|_| None);
         };
         let coming = |distance| self.walk.buffer.coming(end, distance).map(|(location, _)| *location);
-        if let Some(location) = coming(RECORDS_AHEAD) {
+        if let Some(location) = coming(self.walk.records_ahead()) {
             state.shared.space.prefetch(location);
         }
         // It reads the record's header, which a range of a few keys must not do for keys behind its end.
-        let rest = coming(RESTS_AHEAD).filter(|_| self.walk.leaves > 2);
+        let rest = coming(RESTS_AHEAD).filter(|_| self.walk.is_long());
         if let Some(record) = rest.and_then(|location| state.shared.space.record(location, pin)) {
             record.prefetch_rest();
         }
@@ -450,18 +465,17 @@ impl<'v> ViewRange<'v> {
     fn gather(&mut self, end: End) {
         let Self { view: View { state, keyspace, pin, .. }, walk, windows } = self;
         let checked = state.fork_guard.check();
-        match checked.and_then(|()| walk.gather(state, keyspace, pin, end)) {
-            Ok(_) => {
-                if state.reads_singly() {
-                    windows[end as usize].note(walk.places.len());
-                }
-                for (location, _) in walk.places.iter().take(RECORDS_AHEAD) {
-                    state.shared.space.prefetch(*location);
-                }
-                walk.places.drain(..).for_each(|place| walk.buffer.push(end, Ok(place)));
-            }
-            Err(error) => walk.buffer.end_with(error),
+        if let Err(error) = checked.and_then(|()| walk.gather(state, keyspace, pin, end)) {
+            walk.buffer.end_with(error);
+            return;
         }
+        if state.reads_singly() {
+            windows[end as usize].note(walk.places.len());
+        }
+        for (location, _) in walk.places.iter().take(walk.records_ahead()) {
+            state.shared.space.prefetch(*location);
+        }
+        walk.buffer.extend(end, walk.places.drain(..));
     }
 }
 

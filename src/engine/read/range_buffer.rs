@@ -86,6 +86,15 @@ impl<R> RangeBuffer<R> {
         if end == End::Front { self.front.len() } else { self.back.len() }
     }
 
+    /// Adds the records of the keys that were gathered next at an end.
+    pub(crate) fn extend(&mut self, end: End, records: impl ExactSizeIterator<Item = R>) {
+        let near = if end == End::Front { &mut self.front } else { &mut self.back };
+        near.reserve(records.len());
+        for record in records {
+            self.push(end, Ok(record));
+        }
+    }
+
     /// Returns the record that [`RangeBuffer::pop`] will return after `distance` others at this end, if it was
     /// gathered there.
     #[inline]

@@ -18,7 +18,7 @@ use crate::format::record::MAX_ORDERED_KEY_LEN;
 use crate::mem::location::{LOCATION_BITS, Location};
 
 /// The most entries of a leaf.
-pub(super) const LEAF_MAX: usize = LEAF_WORDS - 1;
+pub(crate) const LEAF_MAX: usize = LEAF_WORDS - 1;
 
 /// The bit that says that the record was seen to match its checksum since this open.
 pub(super) const VERIFIED: u64 = 1 << LOCATION_BITS;

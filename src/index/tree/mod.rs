@@ -70,7 +70,7 @@ use std::{fmt, io, sync::Arc};
 
 pub(crate) use self::fill::RunSource;
 use self::inner::{InnerView, Side, child_of};
-pub(crate) use self::leaf::Beside;
+pub(crate) use self::leaf::{Beside, LEAF_MAX};
 use self::leaf::{LeafEntries, TiedEntries};
 use self::node::{INNER_LINES, LEAF_LINES, TreeNode, Words};
 pub(crate) use self::node::{common_len, key_word};

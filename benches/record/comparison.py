@@ -16,6 +16,7 @@ LOST = "open to the first value, page cache warm > puts that the kill lost"
 STORES = "The stores > "
 # The row that every comparison has.
 FIRST = "put of new keys"
+FIRST_ORDERED = "ordered put of new keys"
 # Figures with more lines than a table shows well, and details of a figure.
 LEFT_OUT = ("disk space under overwrites", "open after a kill to the first value")
 DURATIONS = "duration of a put of a new key"
@@ -109,12 +110,12 @@ def run_of(note):
     return note.rpartition("; ")[2] if "ratio " in note else note
 
 
-def newest(machines):
-    """Returns the machine, the date, the run and the values of the newest comparison."""
+def newest(machines, first):
+    """Returns the machine, the date, the run and the values of the newest comparison that has a row."""
     found = []
     for machine, values in machines.items():
         for value in values:
-            if value["row"] == FIRST and value["contender"] == "LMDB":
+            if value["row"] == first and value["contender"] == "LMDB":
                 found.append((value["date"], machine, run_of(value["note"])))
     if not found:
         return None
@@ -186,8 +187,7 @@ def verdicts(rows):
     ahead = [row for row in rows if row.ratio(row.best()) >= 1]
     # A store may take part in two modes.
     stores = ordered(name.partition(",")[0] for row in rows for name in row.of if is_other_store(name))
-    page = "## Verdict\n\n"
-    page += f"mapcask is ahead of the {len(stores)} other stores in {len(ahead)} of {len(rows)} rows.\n\n"
+    page = f"mapcask is ahead of the {len(stores)} other stores in {len(ahead)} of {len(rows)} rows.\n\n"
     behind = [row for row in rows if row not in ahead]
     if behind:
         page += "Another store is ahead in these rows:\n\n"
@@ -246,15 +246,27 @@ def all_values(rows):
     return page + table(["row", *names], lines)
 
 
+def described(chosen, describe):
+    """Returns the lines about the machine and the date of a comparison."""
+    machine, date, run, _ = chosen
+    page = "".join(f"- {line}\n" for line in describe(machine))
+    return page + f"- date: {date}" + (f"; {run}" if run else "") + "\n\n"
+
+
 def render(machines, describe):
     """Writes the page. `describe` returns the facts about a machine, a line each."""
-    chosen = newest(machines)
+    chosen = newest(machines, FIRST)
     if chosen is None:
         return
-    machine, date, run, values = chosen
+    values = chosen[3]
     rows = rows_of(values)
-    page = HEAD + "\n## Machine\n\n" + "".join(f"- {line}\n" for line in describe(machine))
-    page += f"- date: {date}" + (f"; {run}" if run else "") + "\n\n"
-    page += verdicts(rows) + guarantees(values) + figures() + all_values(rows)
+    page = HEAD + "\n## Machine\n\n" + described(chosen, describe) + "## Verdict\n\n" + verdicts(rows)
+    # The ordered rows may have been measured alone.
+    apart = newest(machines, FIRST_ORDERED)
+    if apart and apart[:3] != chosen[:3]:
+        rows = rows + rows_of(apart[3])
+        page += "## Verdict on ordered keyspaces and transactions\n\nThese rows were measured apart.\n\n"
+        page += described(apart, describe) + verdicts(rows_of(apart[3]))
+    page += guarantees(values) + figures() + all_values(rows)
     page = re.sub(r"\n{3,}", "\n\n", page)
     PAGE.write_text(page.rstrip("\n") + "\n")

@@ -371,12 +371,16 @@ impl KeyspaceSnapshot {
         let pin = state.pin();
         let key = state.search_key(key);
         let hit = Lookup { keyspace: seen.id, key }.find(state, &seen.index, &pin)?;
-        if let Some(FoundRecord { location, record }) = hit.filter(|hit| hit.record.seq() <= held.at) {
+        if let Some(FoundRecord { location, record, is_verified }) =
+            hit.filter(|hit| hit.record.seq() <= held.at)
+        {
             // A record that is not newer than a snapshot belongs to no batch in progress.
             if !record.is_put() || state.config.verify_reads {
                 state.check_record(&record)?;
             }
-            state.check_first(&seen.index, key, location, &record)?;
+            if !is_verified {
+                state.check_first(&seen.index, key, location, &record)?;
+            }
             record.bring_large_value();
             return Ok(record.is_put().then(|| record.keep_record()));
         }

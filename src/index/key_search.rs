@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use super::key_index::{KeyIndex, KeyIndexWriter, SearchKey};
 use super::lines::block_error::BlockError;
+use super::tree::EntryPlace;
 use crate::mem::location::Location;
 
 /// The comparison of a key with those in records.
@@ -12,9 +13,9 @@ pub(crate) trait KeyCompare<E> {
     /// whose tags match, possibly twice for one.
     fn is_key(&mut self, location: Location) -> Result<bool, E>;
 
-    /// Returns the order of the key in the record at a location and of the key. A tree asks for some
-    /// keys of a leaf.
-    fn order(&mut self, location: Location) -> Result<Ordering, E>;
+    /// Returns the order of the key in the record at a place and of the key. A tree asks for some keys of a
+    /// leaf.
+    fn order(&mut self, place: EntryPlace) -> Result<Ordering, E>;
 
     /// Checks a record next to the place where a tree did not find the key. If a damaged key led the search
     /// astray, the last one that did is one of these (see `Beside`).
@@ -51,7 +52,7 @@ impl KeySearch for KeyIndex {
             }
             Self::Tree(tree) => {
                 let mut compare = compare;
-                match tree.look_for(key.bytes, |location| compare.order(location))? {
+                match tree.look_for(key.bytes, |place| compare.order(place))? {
                     Ok(location) => Ok(Some((location, compare))),
                     Err(beside) => {
                         beside.locations().try_for_each(|location| compare.check_beside(location))?;
@@ -77,7 +78,7 @@ impl KeySearch for KeyIndexWriter {
             }
             Self::Tree(writer) => {
                 let mut compare = compare;
-                match writer.look_for(key.bytes, |location| compare.order(location))? {
+                match writer.look_for(key.bytes, |place| compare.order(place))? {
                     Ok(location) => Ok(Some((location, compare))),
                     Err(beside) => {
                         beside.locations().try_for_each(|location| compare.check_beside(location))?;

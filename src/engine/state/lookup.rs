@@ -16,6 +16,7 @@ use crate::format::{Defect, KeyspaceId, Seq};
 use crate::index::key_index::{KeyIndex, SearchKey};
 use crate::index::key_search::{KeyCompare, KeySearch};
 use crate::index::lines::block_error::BlockError;
+use crate::index::tree::EntryPlace;
 use crate::mem::address_space::Record;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
@@ -32,6 +33,8 @@ pub(crate) struct Lookup<'a> {
 pub(crate) struct FoundRecord<'p> {
     pub(crate) location: Location,
     pub(crate) record: Record<'p>,
+    /// True if the search has met the mark that the record was verified since this open.
+    pub(crate) is_verified: bool,
 }
 
 impl Lookup<'_> {
@@ -80,11 +83,12 @@ impl Lookup<'_> {
         check_other: impl Fn(&Record<'p>) -> Result<()>,
     ) -> Result<Option<FoundRecord<'p>>> {
         let Self { keyspace, key } = self;
-        let compare = Comparison { state, pin, keyspace, key: key.bytes, check_other, hit: None };
+        let compare =
+            Comparison { state, pin, keyspace, key: key.bytes, check_other, hit: None, is_verified: false };
         let Some((location, found)) = index.find(key, compare)? else { return Ok(None) };
         let Some(record) = found.hit else { return Ok(None) };
         state.check_replaced(&record)?;
-        Ok(Some(FoundRecord { location, record }))
+        Ok(Some(FoundRecord { location, record, is_verified: found.is_verified }))
     }
 }
 
@@ -97,6 +101,8 @@ struct Comparison<'a, 'p, C> {
     check_other: C,
     /// The record of the key.
     hit: Option<Record<'p>>,
+    /// True if a tree says that it was verified.
+    is_verified: bool,
 }
 
 impl<'p, C: Fn(&Record<'p>) -> Result<()>> KeyCompare<Error> for Comparison<'_, 'p, C> {
@@ -111,7 +117,7 @@ impl<'p, C: Fn(&Record<'p>) -> Result<()>> KeyCompare<Error> for Comparison<'_, 
         Ok(false)
     }
 
-    fn order(&mut self, location: Location) -> Result<Ordering> {
+    fn order(&mut self, (location, is_verified): EntryPlace) -> Result<Ordering> {
         let record = self.state.record_as_it_is(location, self.pin)?;
         let order = record.key().cmp(self.key);
         // Zeros in place of an unreadable page may have any order.
@@ -120,7 +126,7 @@ impl<'p, C: Fn(&Record<'p>) -> Result<()>> KeyCompare<Error> for Comparison<'_, 
             return Err(self.state.damage_of(&record, Defect::IndexMismatch));
         }
         if order.is_eq() {
-            self.hit = Some(record);
+            (self.hit, self.is_verified) = (Some(record), is_verified);
         }
         Ok(order)
     }
@@ -147,13 +153,15 @@ impl State {
         loop {
             let lookup = Lookup { keyspace: contents.id, key };
             let found = lookup.find(self, &contents.index, pin)?;
-            let Some(FoundRecord { location, record }) = found else { return Ok(None) };
+            let Some(FoundRecord { location, record, is_verified }) = found else { return Ok(None) };
             if self.visibility.is_visible(record.seq()) {
                 // A removal whose batch has just ended, or a value whose header is damaged.
                 if !record.is_put() {
                     self.check_record(&record)?;
                 }
-                self.check_first(&contents.index, key, location, &record)?;
+                if !is_verified {
+                    self.check_first(&contents.index, key, location, &record)?;
+                }
                 return Ok(record.is_put().then_some(record));
             }
             match self.visibility.before(location, pin) {

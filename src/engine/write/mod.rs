@@ -312,7 +312,8 @@ impl Engine {
     ) -> Result<Option<FoundRecord<'p>>> {
         let current = lookup.find(self, &slot.index, pin)?;
         let index = &slot.index;
-        if let Some(FoundRecord { location, record }) = current.filter(|_| index.is_from_checkpoint()) {
+        let unverified = current.filter(|current| !current.is_verified && index.is_from_checkpoint());
+        if let Some(FoundRecord { location, record, .. }) = unverified {
             if reads || self.catalog.snapshots.see(record.seq()) {
                 self.check_first(&index.index(), lookup.key, location, &record)?;
             } else {

@@ -264,7 +264,7 @@ impl Tree {
     }
 
     /// Returns the location of the record of a key, or the tied entries beside its place. `compare` returns
-    /// the order of the key in the record at a location and of this key.
+    /// the order of the key in the record at a place and of this key.
     ///
     /// # Errors
     ///
@@ -274,13 +274,13 @@ impl Tree {
     pub(crate) fn look_for<E: From<BlockError>>(
         &self,
         key: &[u8],
-        mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
+        mut compare: impl FnMut(EntryPlace) -> Result<cmp::Ordering, E>,
     ) -> Result<Result<Location, Beside>, E> {
         self.check(Aim::At(key))?;
         match self.tied(key) {
             TiedEntries::None => Ok(Err(Beside::NONE)),
             TiedEntries::One(entry) => {
-                let is_found = compare(entry.location())?.is_eq();
+                let is_found = compare(entry.place())?.is_eq();
                 Ok(if is_found { Ok(entry.location()) } else { Err(Beside::one(entry)) })
             }
             TiedEntries::Many => self.look_among_many(key, compare),
@@ -292,11 +292,11 @@ impl Tree {
     fn look_among_many<E: From<BlockError>>(
         &self,
         key: &[u8],
-        mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
+        mut compare: impl FnMut(EntryPlace) -> Result<cmp::Ordering, E>,
     ) -> Result<Result<Location, Beside>, E> {
         let (_, leaf) = self.leaf_of(key);
         let tied = leaf.tied(key);
-        let found = leaf.search_among(tied.clone(), |entry| compare(entry.location()))?;
+        let found = leaf.search_among(tied.clone(), |entry| compare(entry.place()))?;
         Ok(match found {
             Ok(slot) => Ok(leaf.entry(slot).location()),
             Err(slot) => Err(Beside::at(&leaf, &tied, slot)),
@@ -312,9 +312,9 @@ impl Tree {
     pub(crate) fn find<E: From<BlockError>>(
         &self,
         key: &[u8],
-        compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
+        mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
     ) -> Result<Option<Location>, E> {
-        Ok(self.look_for(key, compare)?.ok())
+        Ok(self.look_for(key, |(location, _)| compare(location))?.ok())
     }
 
     /// Calls `visit` with the location of each record that [`Tree::look_for`] may compare.

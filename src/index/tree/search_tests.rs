@@ -42,6 +42,13 @@ fn lying<'k>(
     }
 }
 
+/// Compares the record at a place as that at its location.
+fn at(
+    compare: impl Fn(Location) -> Result<cmp::Ordering, BlockError>,
+) -> impl Fn(EntryPlace) -> Result<cmp::Ordering, BlockError> {
+    move |(location, _)| compare(location)
+}
+
 #[test]
 fn wrong_key_that_misleads_a_search_is_beside_its_end() {
     let keys = tied_keys(20);
@@ -49,9 +56,9 @@ fn wrong_key_that_misleads_a_search_is_beside_its_end() {
     let (mut misled, mut found) = (0, 0);
     for (liar, sought) in (0..20).flat_map(|liar| (0..40).map(move |sought| (liar, sought))) {
         let (liar, sought) = (keys.location(liar, 0), key(sought));
-        let honest = tree.look_for(&sought, keys.compare(&sought)).unwrap();
+        let honest = tree.look_for(&sought, at(keys.compare(&sought))).unwrap();
         for by_writer in [false, true] {
-            let compare = lying(&keys, &sought, liar);
+            let compare = at(lying(&keys, &sought, liar));
             let told =
                 if by_writer { writer.look_for(&sought, compare) } else { tree.look_for(&sought, compare) };
             match (honest, told.unwrap()) {
@@ -76,7 +83,7 @@ fn insert_at_a_noted_place_reads_the_keys_beside_it() {
         let keys = tied_keys(20);
         let (tree, mut writer) = tree_of(&keys);
         let (liar, sought) = (keys.location(usize::try_from(sought / 2).unwrap(), 0), key(sought));
-        assert!(writer.look_for(&sought, lying(&keys, &sought, liar)).unwrap().is_err());
+        assert!(writer.look_for(&sought, at(lying(&keys, &sought, liar))).unwrap().is_err());
         // The record beside the place turns out to be damaged.
         let key_of = |location, flag| keys.key_of()(location, flag).filter(|_| location != liar);
         writer.reserve(1).unwrap();
@@ -92,7 +99,7 @@ fn keys_that_ascend_are_compared_with_one_tied_key() {
     let (compared, read) = (Cell::new(0), Cell::new(0));
     for (at, key) in keys.0.iter().enumerate() {
         let compare = keys.compare(key);
-        let found = writer.look_for(key, |location| {
+        let found = writer.look_for(key, |(location, _)| {
             compared.set(compared.get() + 1);
             compare(location)
         });

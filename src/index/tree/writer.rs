@@ -11,7 +11,7 @@ use super::inner::{ChildSplit, Draft, InnerImage, InnerView, Side};
 use super::leaf::{Beside, LEAF_MAX, LeafCopy, LeafEntries, LeafEntry, LeafView};
 use super::node::{INNER_LINES, LEAF_LINES, TreeNode};
 use super::numbers::Numbers;
-use super::{Aim, LEVELS_MAX, Root, Tree};
+use super::{Aim, EntryPlace, LEVELS_MAX, Root, Tree};
 use crate::format::record::MAX_ORDERED_KEY_LEN;
 use crate::index::lines::Row;
 use crate::index::lines::block_error::BlockError;
@@ -216,7 +216,7 @@ impl TreeWriter {
     pub(crate) fn look_for<E: From<BlockError>>(
         &self,
         key: &[u8],
-        mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
+        mut compare: impl FnMut(EntryPlace) -> Result<cmp::Ordering, E>,
     ) -> Result<Result<Location, Beside>, E> {
         self.tree.check(Aim::At(key))?;
         let mut gap = self.gap.borrow_mut();
@@ -224,7 +224,7 @@ impl TreeWriter {
         let number = self.walk(key, &mut gap.path);
         let leaf = self.view(number);
         let tied = leaf.tied(key);
-        let mut compare = |entry: LeafEntry| compare(entry.location());
+        let mut compare = |entry: LeafEntry| compare(entry.place());
         let found = if gap.was_last && tied.len() > 2 {
             leaf.search_from_last(tied.clone(), &mut compare)?
         } else {
@@ -248,9 +248,9 @@ impl TreeWriter {
     pub(crate) fn find<E: From<BlockError>>(
         &self,
         key: &[u8],
-        compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
+        mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
     ) -> Result<Option<Location>, E> {
-        Ok(self.look_for(key, compare)?.ok())
+        Ok(self.look_for(key, |(location, _)| compare(location))?.ok())
     }
 
     fn root(&self) -> Root {

@@ -7,6 +7,7 @@
 mod beside;
 mod checkpoints;
 mod crashes;
+mod layout;
 mod lives;
 
 use std::collections::BTreeMap;

@@ -12,6 +12,7 @@
 
 mod compactor_state;
 pub(crate) mod copy_writer;
+mod key_run;
 mod make_room;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod model;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::copy_writer::{CopyWriter, FinishedCopy};
+use super::key_run::KeyRun;
 use super::report::{CompactionReason, CompactionReport};
 use crate::format::{SegmentId, Seq};
 use crate::log::segment::Segment;
@@ -64,6 +65,8 @@ pub(crate) struct Pass {
     /// The position of the victim that is read.
     pub(crate) at: usize,
     pub(crate) records: Option<Records>,
+    /// Records to be copied before `output` is finished.
+    pub(crate) run: KeyRun,
     pub(crate) output: Option<CopyWriter>,
     pub(crate) finished: Vec<FinishedCopy>,
     /// The finished copies, mapped. They are part of the store once the manifest names them.
@@ -103,6 +106,7 @@ impl Pass {
             phase: Phase::Copy,
             at: 0,
             records: None,
+            run: KeyRun::default(),
             output: None,
             finished: Vec::new(),
             made: Vec::new(),

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use crate::engine::compaction::Compactor;
 use crate::engine::compaction::copy_writer::{CopyPlan, CopyWriter};
+use crate::engine::compaction::key_run::KeyRun;
 use crate::engine::compaction::pass::{Pass, Phase, Victim};
 use crate::engine::state::State;
 use crate::engine::state::lookup::Lookup;
@@ -32,7 +33,7 @@ use crate::engine::state::syncer::WriteBackStep;
 use crate::error::{Error, Resource, Result};
 use crate::format::keyspace_change::KeyspaceChange;
 use crate::format::manifest::SegmentState;
-use crate::format::record::{HEADER_SIZE, RecordKind};
+use crate::format::record::{HEADER_SIZE, RecordHeader, RecordKind};
 use crate::format::record_reader::{READ_MAX, ReadAt, RecordAt};
 use crate::format::segment_header::Role;
 use crate::format::{Defect, KeyspaceId, Seq};
@@ -90,6 +91,7 @@ impl Compactor {
 
     fn copy_some(&self, state: &State, pass: &mut Pass) -> Result<()> {
         let Some(victim) = pass.victims.get(pass.at) else {
+            self.keep_run(state, pass)?;
             if let Some(output) = pass.output.take() {
                 pass.finished.push(output.finish(&state.shared)?);
             }
@@ -148,12 +150,32 @@ impl Compactor {
             }
             RecordKind::Keyspace | RecordKind::Batch | RecordKind::Watermark | RecordKind::Start => false,
         };
-        if kept {
-            self.keep_record(state, pass, source, placed)?;
-            if header.kind == RecordKind::Put {
-                pass.output.as_mut().expect("just written to").note_moved(location)?;
-            }
+        if !kept {
+            return Ok(());
         }
+        let from = (header.kind == RecordKind::Put).then_some(location);
+        if !KeyRun::takes(header) {
+            return self.keep_record(state, pass, source, placed, from);
+        }
+        let len = usize::try_from(header.payload_len()).expect("a run takes short ones");
+        let payload = source.bytes(placed.offset + HEADER_SIZE as u64, len)?;
+        pass.run.add(header, from, payload).map_err(|error| Error::io("read", segment.path(), error))?;
+        if pass.run.is_full() { self.keep_run(state, pass) } else { Ok(()) }
+    }
+
+    /// Copies the records that were gathered, in the order of their keys.
+    fn keep_run(&self, state: &State, pass: &mut Pass) -> Result<()> {
+        let mut run = std::mem::take(&mut pass.run);
+        run.sort();
+        for record in run.records() {
+            let output = self.output_for(state, pass, &record.header)?;
+            output.begin_record(&record.header);
+            output.write(run.payload(record))?;
+            output.end_record();
+            self.note_kept(pass, &record.header, record.from)?;
+        }
+        run.clear();
+        pass.run = run;
         Ok(())
     }
 
@@ -189,15 +211,13 @@ impl Compactor {
         Ok(lookup.find_readable(state, index, &pin)?.is_some())
     }
 
-    /// Copies a record to the output.
-    fn keep_record(
+    /// Returns the output, with space for a record and with the name of its keyspace.
+    fn output_for<'p>(
         &self,
         state: &State,
-        pass: &mut Pass,
-        source: &mut SegmentReader,
-        placed: &RecordAt,
-    ) -> Result<()> {
-        let header = &placed.header;
+        pass: &'p mut Pass,
+        header: &RecordHeader,
+    ) -> Result<&'p mut CopyWriter> {
         let size = header.size();
         // A reader of the file without any manifest needs the keyspace's name.
         let name = state.catalog.by_id(header.keyspace).filter(|_| header.keyspace != KeyspaceId::DEFAULT);
@@ -231,6 +251,20 @@ impl Compactor {
         if let Some(name) = name {
             output.introduce(header.keyspace, &name);
         }
+        Ok(output)
+    }
+
+    /// Copies a record to the output. `from` is the location of a value.
+    fn keep_record(
+        &self,
+        state: &State,
+        pass: &mut Pass,
+        source: &mut SegmentReader,
+        placed: &RecordAt,
+        from: Option<Location>,
+    ) -> Result<()> {
+        let header = &placed.header;
+        let output = self.output_for(state, pass, header)?;
         output.begin_record(header);
         let (mut at, end) =
             (placed.offset + HEADER_SIZE as u64, placed.offset + HEADER_SIZE as u64 + header.payload_len());
@@ -240,9 +274,17 @@ impl Compactor {
             at += len as u64;
         }
         output.end_record();
+        self.note_kept(pass, header, from)
+    }
+
+    /// Notes that a record was copied.
+    fn note_kept(&self, pass: &mut Pass, header: &RecordHeader, from: Option<Location>) -> Result<()> {
         pass.left = pass.left.saturating_sub(header.size());
         pass.report.bytes_moved += header.size();
-        Ok(())
+        match from {
+            Some(from) => pass.output.as_mut().expect("just written to").note_moved(from),
+            None => Ok(()),
+        }
     }
 
     /// Names the copies in the manifest instead of the victims.

@@ -329,3 +329,23 @@ fn an_open_needs_few_descriptors_whatever_it_reads() {
         assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
     }
 }
+
+/// Cause: one key without the beginning that all others share made the bytes that were compared equal, and
+/// equal ones counted as ascending. Symptom: random keys filled their leaves, so the next inserts split all of them.
+#[test]
+fn replay_leaves_room_in_the_leaves_of_random_keys() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = options().open(directory.path().join("store")).unwrap();
+    let keyspace = store.ordered_keyspace(NAMES[0]).unwrap();
+    let mut random = fastrand::Rng::with_seed(8);
+    for _ in 0..20_000 {
+        keyspace.insert(format!("tenant/users/{:016x}", random.u64(..)), b"").unwrap();
+    }
+    keyspace.insert("a", b"").unwrap();
+    let written = Written { directory, store, map: Map::new(), done: Vec::new() };
+    let store = options().open(killed(&written, "killed")).unwrap();
+    let stats = store.ordered_keyspace(NAMES[0]).unwrap().keyspace_stats().unwrap();
+    assert_eq!(stats.keys, 20_001);
+    let bytes = stats.index_bytes as f64 / stats.keys as f64;
+    assert!(bytes > 10.0, "{bytes} bytes of index for each key");
+}

@@ -79,6 +79,19 @@ pub(super) struct SortedRecords {
     pub(super) found: Vec<BuildFindings>,
 }
 
+/// The numbers of words that are above the one before, and below it.
+#[derive(Debug, Clone, Copy, Default)]
+struct WordSteps {
+    up: usize,
+    down: usize,
+}
+
+impl WordSteps {
+    fn and(self, other: Self) -> Self {
+        Self { up: self.up + other.up, down: self.down + other.down }
+    }
+}
+
 impl SortedRecords {
     /// Sorts gathered records by their keys.
     ///
@@ -91,9 +104,9 @@ impl SortedRecords {
         records.extend(gathered.iter().map(|record| KeyedRecord::new(*record)));
         // This frees its memory before more is needed.
         drop(gathered);
-        let (plan, rises) = read_first(with, &mut records, threads)?;
+        let (plan, steps) = read_first(with, &mut records, threads)?;
         let few = records.len() / 16;
-        let is_series = rises <= few || rises + few >= records.len();
+        let is_series = steps.up.max(steps.down) + few >= records.len();
         let mut parts = Vec::new();
         divide(&mut records, threads, &mut parts);
         in_shares(threads, parts, |part: &mut [KeyedRecord]| {
@@ -118,7 +131,7 @@ fn read_first(
     with: &BuildContext<'_>,
     records: &mut [KeyedRecord],
     threads: usize,
-) -> Result<(WordPlan, usize)> {
+) -> Result<(WordPlan, WordSteps)> {
     let pin = with.space.domain().pin();
     let (first, mut plan) = guess(with, records, &pin)?;
     loop {
@@ -130,7 +143,8 @@ fn read_first(
         let facts = read.iter().fold(KeyFacts::new(plan), |all, (facts, _)| all.and(facts));
         let corrected = plan.corrected(&facts);
         if corrected == plan {
-            return Ok((plan, read.iter().map(|(_, rises)| *rises).sum()));
+            let steps = read.iter().fold(WordSteps::default(), |all, (_, steps)| all.and(*steps));
+            return Ok((plan, steps));
         }
         plan = corrected;
     }
@@ -149,15 +163,15 @@ fn guess<'p>(
     Ok((first, WordPlan::guess(first, &samples)))
 }
 
-/// Takes bytes of the keys of records. `first` is one of them. Returns the facts about all, and the number of
-/// keys that are not below the one before.
+/// Takes bytes of the keys of records. `first` is one of them. Returns the facts about all, and the steps
+/// from each to the next.
 fn read_words(
     with: &BuildContext<'_>,
     records: &mut [KeyedRecord],
     (first, plan): (&[u8], WordPlan),
     pin: &Pin,
-) -> Result<(KeyFacts, usize)> {
-    let (mut facts, mut rises, mut before) = (KeyFacts::new(plan), 0, 0);
+) -> Result<(KeyFacts, WordSteps)> {
+    let (mut facts, mut steps, mut before) = (KeyFacts::new(plan), WordSteps::default(), None);
     for at in 0..records.len() {
         if let Some(next) = records.get(at + AHEAD) {
             with.space.prefetch(next.location());
@@ -172,10 +186,14 @@ fn read_words(
             continue;
         }
         record.set_word(plan.word_of(key, first, &mut facts));
-        rises += usize::from(before <= record.word);
-        before = record.word;
+        match before.replace(record.word) {
+            Some(before) if before < record.word => steps.up += 1,
+            Some(before) if before > record.word => steps.down += 1,
+            // Equal words say nothing.
+            _ => {}
+        }
     }
-    Ok((facts, rises))
+    Ok((facts, steps))
 }
 
 /// Divides records into parts of about one size, in the order of their keys.

@@ -20,11 +20,12 @@ use super::leaf::{FRAGMENT_BITS, LEAF_MAX, LeafCopy, LeafEntries, LeafEntry};
 use super::node::{TreeNode, Words, common_len};
 use super::split::skip_between;
 use super::writer::{Fences, Step, TreeChange, TreeWriter};
+use crate::mem::alloc;
 use crate::mem::location::Location;
 
 /// The least entries that are planned for a leaf, and the number of plans.
 const PLAN_LEAST: usize = LEAF_MAX * 2 / 3;
-const PLANS: u64 = LEAF_MAX as u64 * 3 / 10;
+const PLANS: u64 = if cfg!(loom) { 1 } else { LEAF_MAX as u64 * 3 / 10 };
 /// The number of entries by which a leaf may differ from its plan, so that a separator is short.
 const NEAR: usize = if cfg!(loom) { 1 } else { 3 };
 /// The number of leaves between the prefetch of one and its turn.
@@ -112,21 +113,28 @@ impl<'k, S: RunSource<'k>> RunFill<'_, 'k, S> {
                     }
                 }
                 Err(slot) => {
-                    self.keep(&leaf, passed..slot);
+                    self.keep(&leaf, passed..slot)?;
                     passed = slot;
                     let entry = LeafEntry::new(key, leaf.skip, location);
+                    self.reserve(1)?;
                     self.entries.push(RunEntry { entry, key: Some(key) });
                     self.added += 1;
                 }
             }
             self.next = self.source.next()?;
         }
-        self.keep(&leaf, passed..leaf.count());
+        self.keep(&leaf, passed..leaf.count())
+    }
+
+    fn keep(&mut self, leaf: &LeafCopy, slots: Range<usize>) -> Result<(), S::Error> {
+        self.reserve(slots.len())?;
+        self.entries.extend(slots.map(|slot| RunEntry { entry: leaf.entry(slot), key: None }));
         Ok(())
     }
 
-    fn keep(&mut self, leaf: &LeafCopy, slots: Range<usize>) {
-        self.entries.extend(slots.map(|slot| RunEntry { entry: leaf.entry(slot), key: None }));
+    /// The first run into a tree goes into one leaf, so its entries are many.
+    fn reserve(&mut self, more: usize) -> Result<(), S::Error> {
+        alloc::reserve(&mut self.entries, more).map_err(|error| self.source.failed(error))
     }
 
     fn key(&mut self, at: usize) -> Result<&'k [u8], S::Error> {
@@ -187,6 +195,10 @@ impl<'k, S: RunSource<'k>> RunFill<'_, 'k, S> {
     /// Returns the shortest separator between two entries.
     fn separator(&mut self, end: usize) -> Result<Vec<u8>, S::Error> {
         let (before, behind) = (self.key(end - 1)?, self.key(end)?);
+        if before >= behind {
+            // Their order was that of the records when they were read first.
+            return Err(self.source.failed(io::Error::other("a record changed while it was read")));
+        }
         Ok(behind[..common_len(before, behind) + 1].to_vec())
     }
 

@@ -6,7 +6,7 @@ use std::ops::RangeBounds;
 
 use super::key_range::KeyRange;
 use super::multi_get::ATTEMPTS;
-use super::pages_ahead::PagesAhead;
+use super::pages_ahead::{AHEAD_MAX, PagesAhead};
 use super::range_buffer::End;
 use super::{Value, View};
 use crate::engine::state::State;
@@ -257,9 +257,15 @@ impl State {
                     Ok(places.len() == limit)
                 })?;
             }
-            PagesAhead::default().ask(self, &places, |(location, _)| *location, pin);
-            let read = |entry| super::iter::read(self, contents, entry, pin).transpose();
-            places.into_iter().filter_map(read).collect()
+            let (mut records, mut pages) = (Vec::with_capacity(places.len()), PagesAhead::default());
+            // A read that a write has overlapped is repeated, so it may end early.
+            for group in places.chunks(AHEAD_MAX).take_while(|_| goes_on()) {
+                pages.ask(self, group, |(location, _)| *location, pin);
+                for entry in group {
+                    records.extend(super::iter::read(self, contents, *entry, pin)?);
+                }
+            }
+            Ok(records)
         })
     }
 

@@ -20,7 +20,7 @@ use crate::sync::epoch::Pin;
 /// The number of pages that stand for all of a group.
 const PROBES: usize = 2;
 /// The most records whose pages are asked for before one of them is read.
-const AHEAD_MAX: usize = 192;
+pub(super) const AHEAD_MAX: usize = 192;
 /// The number of records whose pages are asked for at the begin of a scan that reads one record at a time.
 const AHEAD_FIRST: usize = 8;
 /// Such a scan prefetches the end of the record that it reads after this many others.

@@ -34,15 +34,13 @@ pub(crate) struct PagesAhead {
 }
 
 impl PagesAhead {
-    /// Asks for the pages of records that are all read next.
+    /// Asks for the pages of records that are all read next, about [`AHEAD_MAX`] at most.
     #[inline]
     pub(crate) fn ask<P>(&mut self, state: &State, places: &[P], of: impl Fn(&P) -> Location, pin: &Pin) {
         if state.reads_singly() {
-            for group in places.chunks(AHEAD_MAX) {
-                let locations = group.iter().map(&of);
-                if self.look(state, locations.clone(), group.len(), pin) {
-                    ask_rests(state, locations, pin);
-                }
+            let locations = places.iter().map(&of);
+            if self.look(state, locations.clone(), places.len(), pin) {
+                ask_rests(state, locations, pin);
             }
         }
     }

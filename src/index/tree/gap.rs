@@ -1,6 +1,7 @@
 //! The place of an absent key, which a search of the writer found and an insert uses.
 
 use super::LEVELS_MAX;
+use super::leaf::Beside;
 use super::writer::Step;
 use crate::format::record::MAX_ORDERED_KEY_LEN;
 
@@ -16,6 +17,8 @@ pub(super) struct Gap {
     pub(super) path: Vec<Step>,
     leaf: u32,
     slot: usize,
+    /// The tied entries that the search ended beside.
+    beside: Beside,
 }
 
 impl Gap {
@@ -27,6 +30,7 @@ impl Gap {
             path: Vec::with_capacity(LEVELS_MAX),
             leaf: 0,
             slot: 0,
+            beside: Beside::NONE,
         }
     }
 
@@ -34,16 +38,18 @@ impl Gap {
         self.is_known = false;
     }
 
-    /// Notes the leaf of a key, to which the path leads, and the slot before which it belongs.
-    pub(super) fn note(&mut self, key: &[u8], leaf: u32, slot: usize) {
+    /// Notes the leaf of a key, to which the path leads, the slot before which it belongs, and the tied entries
+    /// there.
+    pub(super) fn note(&mut self, key: &[u8], leaf: u32, slot: usize, beside: Beside) {
         self.key.clear();
         // Longer keys are in no tree, so this allocates nothing.
         self.key.extend_from_slice(key);
-        (self.leaf, self.slot, self.is_known) = (leaf, slot, true);
+        (self.leaf, self.slot, self.beside, self.is_known) = (leaf, slot, beside, true);
     }
 
-    /// Returns the leaf and the slot of a key, if they are those that were noted last. Forgets them.
-    pub(super) fn take(&mut self, key: &[u8]) -> Option<(u32, usize)> {
-        (std::mem::take(&mut self.is_known) && self.key == key).then_some((self.leaf, self.slot))
+    /// Returns the leaf, the slot and the tied entries of a key, if it was noted last. Forgets them.
+    pub(super) fn take(&mut self, key: &[u8]) -> Option<(u32, usize, Beside)> {
+        let is_known = std::mem::take(&mut self.is_known) && self.key == key;
+        is_known.then_some((self.leaf, self.slot, self.beside))
     }
 }

@@ -133,13 +133,12 @@ impl TreeWriter {
     ) -> Option<()> {
         debug_assert!(key.len() <= MAX_ORDERED_KEY_LEN);
         let gap = self.gap.get_mut();
-        let (number, slot) = if let Some(place) = gap.take(key) {
+        let (number, slot) = if let Some((number, slot, beside)) = gap.take(key) {
             std::mem::swap(&mut self.path, &mut gap.path);
-            let leaf = self.view(place.0);
             // The search that found the place need not have verified the records that it compared.
-            let mut beside = Beside::at(&leaf, &leaf.tied(key), place.1).entries();
+            let mut beside = beside.entries();
             beside.try_for_each(|entry| key_of_entry(entry, &mut key_of).map(drop))?;
-            place
+            (number, slot)
         } else {
             let number = self.descend(key);
             // A batch inserts several keys after one search for each, so records may be compared here that
@@ -234,8 +233,9 @@ impl TreeWriter {
             Ok(slot) => Ok(leaf.entry(slot).location()),
             Err(slot) => {
                 gap.was_last = slot == tied.end;
-                gap.note(key, number, slot);
-                Err(Beside::at(&leaf, &tied, slot))
+                let beside = Beside::at(&leaf, &tied, slot);
+                gap.note(key, number, slot, beside);
+                Err(beside)
             }
         })
     }

@@ -39,10 +39,10 @@ impl Reader {
     /// ```
     ///
     /// If the store is larger than memory, a range reads a page of 4 KiB from the device for each key, or
-    /// two if its record ends on another page. Keys that were written in order share pages. The range asks for many
-    /// pages at a time: for those of up to 31 keys at first, and of up to 186 later. A range of a
-    /// [`View`](crate::View::range) of which you take few keys reads less: eight keys more than twice as many as it
-    /// returns.
+    /// two if its record ends on another page. Keys share pages that were written in order, or that compaction
+    /// has copied. The range asks for many pages at a time: for those of up to 31 keys at first, and of up to 186
+    /// later. A range of a [`View`](crate::View::range) of which you take few keys, without `seek` and from one end,
+    /// reads less: eight keys more than twice as many as it returns.
     ///
     /// The items have the errors of [`Reader::get`]. Also `KeyspaceNotOrdered`, as the only item.
     #[doc(alias = "scan")]

@@ -2,9 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
+
+use mapcask::sim::Operation;
 
 use super::*;
+
+/// The time in which a call that must wait for a writer could return early. A slower call is not caught,
+/// and a correct call costs the test this time.
+const EARLY: Duration = Duration::from_millis(150);
 
 fn filled(count: u32) -> (Store, Keyspace) {
     let store = open(&SimDisk::new());
@@ -227,6 +235,42 @@ fn pops_of_several_threads_take_each_key_once() {
     assert!(popped[0].is_sorted() && popped[2].is_sorted() && popped[1].iter().rev().is_sorted());
     let all: BTreeSet<u32> = popped.iter().flatten().copied().collect();
     assert_eq!((all.len(), popped.iter().flatten().count(), ordered.len()), (4000, 4000, 0));
+}
+
+/// A transaction reads the only key and puts one before it, or behind it. A pop that waits for its commit
+/// comes after it, so it takes the new key.
+#[test]
+fn pop_that_waits_for_a_writer_takes_the_end_that_it_leaves() {
+    for pops_first in [true, false] {
+        let disk = SimDisk::new();
+        let store = open(&disk);
+        let queue = store.ordered_keyspace("queue").unwrap();
+        queue.insert("m", "").unwrap();
+        // They take what is preallocated, so that the commit makes a segment, under the writer mutex.
+        for n in 0..3_u8 {
+            store.insert([n], [7; 3000]).unwrap();
+        }
+        let new = if pops_first { "a" } else { "z" };
+        let gate = disk.hold_nth(Operation::SyncDir, 1);
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                store.transact(|transaction| {
+                    assert!(transaction.contains_key(&queue, "m")?);
+                    transaction.insert(&queue, new, [7; 3000])
+                })
+            });
+            gate.wait();
+            let (said, hears) = mpsc::channel();
+            let queue = &queue;
+            scope.spawn(move || said.send(if pops_first { queue.pop_first() } else { queue.pop_last() }));
+            let early = hears.recv_timeout(EARLY);
+            gate.open();
+            writer.join().unwrap().unwrap();
+            let popped = early.unwrap_or_else(|_| hears.recv().unwrap());
+            assert_eq!(popped.unwrap().unwrap().0, new);
+        });
+        assert_eq!(keys(queue.iter()), [b"m"]);
+    }
 }
 
 /// Keys that no thread touches are found by every iteration, exactly once and in order, while others

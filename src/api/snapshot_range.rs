@@ -231,23 +231,26 @@ impl SnapshotRange {
 
     /// Skips the keys before `key`; see [`Range::seek`](crate::Range::seek).
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
-        self.buffer.seek_key(key.as_ref(), End::Front);
+        self.seek_at(key.as_ref(), End::Front);
     }
 
     /// Skips the keys behind `key`; see [`Range::seek_back`](crate::Range::seek_back).
     pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
-        self.buffer.seek_key(key.as_ref(), End::Back);
+        self.seek_at(key.as_ref(), End::Back);
+    }
+
+    fn seek_at(&mut self, key: &[u8], end: End) {
+        self.buffer.seek(key, end, |record| Some(record.key().cmp(key)));
     }
 
     fn step(&mut self, end: End) -> Option<Result<Item>> {
         loop {
             match self.buffer.pop(end) {
-                Popped::Item(found) => {
-                    return Some(found.map(|record| {
-                        let (key, value) = record.into_parts();
-                        (Value::from_slice(key), Value::from_slice(value))
-                    }));
+                Popped::Item(record) => {
+                    let (key, value) = record.into_parts();
+                    return Some(Ok((Value::from_slice(key), Value::from_slice(value))));
                 }
+                Popped::Failed(error) => return Some(Err(error)),
                 Popped::Missing => {
                     let Self { snapshot, buffer, pages } = self;
                     let found =
@@ -257,7 +260,7 @@ impl SnapshotRange {
                             if end == End::Back {
                                 found.reverse();
                             }
-                            found.into_iter().for_each(|record| buffer.push(end, Ok(record)));
+                            buffer.fill(end, found);
                         }
                         Err(error) => buffer.end_with(error),
                     }

@@ -6,18 +6,14 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::PAGE_SIZE;
-use super::address_space::prefetch;
+use super::address_space::prefetch_lines;
 use super::mapping::Mapping;
 use crate::error::{Error, Result};
 use crate::format::record::{HEADER_SIZE, RawHeader, RecordHeader, RecordPlace, payload_sum};
 use crate::format::{Defect, KeyspaceId, Seq};
 
-/// The bytes of a cache line.
-const LINE: usize = 64;
 /// The length from which the value of a record is read at once, where the kernel reads single pages.
 const LARGE: usize = 2 * PAGE_SIZE;
-/// The most lines of a record that are prefetched behind its first.
-const LINES_AHEAD: usize = 4;
 
 /// A published record, valid while its segment is pinned. It has two words, because a get passes it
 /// through several layers.
@@ -118,7 +114,7 @@ impl<'p> Record<'p> {
     pub(crate) fn bring_rest(&self) {
         let (mapping, offset) = self.place();
         let raw = self.raw_header();
-        let len = HEADER_SIZE + raw.key_len() + raw.value_len();
+        let len = self.len();
         if raw.value_len() < LARGE && offset % PAGE_SIZE + len > PAGE_SIZE {
             // If it is refused, each page is read when it is needed.
             drop(mapping.bring_near(offset, len));
@@ -176,15 +172,17 @@ impl<'p> Record<'p> {
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// Prefetches the cache lines behind the first, up to [`LINES_AHEAD`]. The processor itself
-    /// fetches ahead in a longer record.
+    /// Prefetches the cache lines behind the first; see [`prefetch_lines`].
     #[inline]
     pub(crate) fn prefetch_rest(&self) {
+        prefetch_lines(self.start, self.len());
+    }
+
+    /// Returns the length of header, key and value.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
         let raw = self.raw_header();
-        let last = self.start as usize % LINE + HEADER_SIZE + raw.key_len() + raw.value_len() - 1;
-        for line in 1..=(last / LINE).min(LINES_AHEAD) {
-            prefetch(self.start.wrapping_add(line * LINE));
-        }
+        HEADER_SIZE + raw.key_len() + raw.value_len()
     }
 
     /// Returns key and value as owned slices that keep their segment mapped.

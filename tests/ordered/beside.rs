@@ -163,6 +163,25 @@ fn iteration_ends_when_its_keyspace_is_cleared_or_dropped() {
 }
 
 #[test]
+fn range_of_a_view_ends_when_its_keyspace_is_cleared_or_dropped() {
+    let (store, ordered) = filled(300);
+    let view = ordered.view();
+    let mut range = view.range::<&[u8]>(..);
+    assert!(range.next().is_some() && range.next_back().is_some());
+    ordered.clear().unwrap();
+    ordered.insert("new", "").unwrap();
+    assert!(range.next().is_none() && range.next_back().is_none() && range.next().is_none());
+    let mut range = view.range::<&[u8]>(..);
+    assert_eq!(range.next_back().unwrap().unwrap().0, b"new");
+    ordered.insert("other", "").unwrap();
+    let mut range = view.range::<&[u8]>(..);
+    assert!(range.next().is_some());
+    store.drop_keyspace("ordered").unwrap();
+    assert!(matches!(range.next(), Some(Err(Error::KeyspaceDropped { .. }))));
+    assert!(range.next().is_none() && range.next_back().is_none());
+}
+
+#[test]
 fn range_goes_on_after_its_store_is_closed() {
     let (store, ordered) = filled(300);
     let mut range = ordered.range::<&[u8]>(..);

@@ -13,7 +13,8 @@ use crate::engine::state::State;
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::error::{Error, Result};
 use crate::format::Seq;
-use crate::index::tree::{Aim, EntryPlace, LEAVES_AHEAD};
+use crate::index::key_index::KeyIndex;
+use crate::index::tree::{Aim, EntryPlace, LEAF_MAX, LEAVES_AHEAD};
 use crate::mem::address_space::Record;
 use crate::sync::epoch::Pin;
 
@@ -36,6 +37,42 @@ impl State {
             return Ok(contents);
         }
         Err(Error::KeyspaceNotOrdered { name: keyspace.name().to_string() })
+    }
+
+    /// Appends the places of the records of the next few keys at an end of a range, in ascending order, and
+    /// takes the keys off the range; it is `None` once no key may be left. Beside the end stands the
+    /// number of leaves that will be read next.
+    ///
+    /// # Errors
+    ///
+    /// If the tree has ended, a block of a checkpoint cannot be read, or a key at an end of the range
+    /// cannot be read. Nothing was taken off then.
+    pub(crate) fn scan_piece(
+        &self,
+        index: &KeyIndex,
+        range: &mut Option<KeyRange>,
+        (end, leaves): (End, usize),
+        out: &mut Vec<EntryPlace>,
+        pin: &Pin,
+    ) -> Result<()> {
+        let (Some(tree), Some(left)) = (index.sorted(), range.as_mut()) else {
+            *range = None;
+            return Ok(());
+        };
+        // One allocation for the first leaf.
+        out.reserve(LEAF_MAX);
+        let is_before = |place, key: &[u8]| self.is_before(place, key, pin);
+        let (bounds, take) = ((&*left.from, left.to.as_deref()), |place| out.push(place));
+        let next = match end {
+            End::Front => tree.scan(bounds, leaves, take, is_before)?,
+            End::Back => tree.scan_back(bounds, leaves, take, is_before)?,
+        };
+        match (next, end) {
+            (Some(next), End::Front) => left.from = next,
+            (Some(next), End::Back) => left.to = Some(next),
+            (None, _) => *range = None,
+        }
+        Ok(())
     }
 
     /// Runs a read as of one point in the order of writes. After three attempts that a write

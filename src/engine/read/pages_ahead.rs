@@ -23,8 +23,6 @@ const PROBES: usize = 2;
 pub(super) const AHEAD_MAX: usize = 192;
 /// The number of records whose pages are asked for at the begin of a scan that reads one record at a time.
 const AHEAD_FIRST: usize = 8;
-/// Such a scan prefetches the end of the record that it reads after this many others.
-pub(super) const RESTS_AHEAD: usize = 6;
 
 /// The pages of a scan's records, as far as the scan knows about them.
 #[derive(Debug, Default)]
@@ -137,11 +135,7 @@ impl AheadWindow {
             return;
         }
         // The headers that were asked for last time have arrived, or arrive next.
-        let mut rests = if asked == 0 { until.div_ceil(2) } else { asked };
-        if until < left {
-            // The scan reads a header so many records ahead, and it must have been asked for.
-            rests = rests.min(until.saturating_sub(RESTS_AHEAD + 1)).max(1);
-        }
+        let rests = if asked == 0 { until.div_ceil(2) } else { asked };
         ask_rests(state, locations(0..rests), pin);
         (self.unasked, self.unread) = (left - until, left - rests);
     }

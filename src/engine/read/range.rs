@@ -7,13 +7,13 @@
 //!
 //! **Concurrency.** Nothing here takes a lock but for the name in an error; reads behave as in `read`.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::{fmt, mem};
 
 use super::iter::read;
 use super::key_range::KeyRange;
-use super::pages_ahead::{AheadWindow, PagesAhead, RESTS_AHEAD};
+use super::pages_ahead::{AheadWindow, PagesAhead};
 use super::range_buffer::{End, Popped, RangeBuffer};
 use crate::engine::read::{Value, View};
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
@@ -27,11 +27,11 @@ use crate::sync::epoch::Pin;
 
 /// The most leaves that are gathered at once.
 const LEAVES_MAX: usize = 6;
-/// A view prefetches the record that it returns after this many others: in its first leaf, and in a longer
-/// range.
-const RECORDS_AHEAD: [usize; 2] = [10, 16];
+/// A view prefetches the record that it returns after this many others.
+const RECORDS_AHEAD: usize = 8;
 
-/// The progress of an iteration over a range. `R` is a record in the form in which the iterator keeps it.
+/// The progress of an iteration over a range. `R` is a record, or an error in place of one, in the form in
+/// which the iterator keeps it.
 struct RangeWalk<R> {
     /// The id of the keyspace's contents that are iterated; `None` if the keyspace was dropped
     /// before.
@@ -60,18 +60,6 @@ impl<R> RangeWalk<R> {
             buffer.end_with(Error::KeyspaceNotOrdered { name: keyspace.name().to_string() });
         }
         Self { id, buffer, places: Vec::new(), leaves: 1 }
-    }
-
-    /// Returns true from the second leaf on.
-    #[inline]
-    fn is_long(&self) -> bool {
-        self.leaves > 2
-    }
-
-    /// Returns the number of records between the prefetch of one and its turn.
-    #[inline]
-    fn records_ahead(&self) -> usize {
-        RECORDS_AHEAD[usize::from(self.is_long())]
     }
 
     /// Returns the next record at an end.
@@ -141,6 +129,7 @@ impl<R> RangeWalk<R> {
     fn gather_leaves(&mut self, state: &State, index: &KeyIndex, end: End, pin: &Pin) -> Result<()> {
         let Self { buffer, places, leaves, .. } = self;
         places.clear();
+        places.reserve(*leaves * LEAF_MAX);
         for leaf in 0..*leaves {
             let start = places.len();
             let ahead = (*leaves - leaf - 1).min(LEAVES_AHEAD);
@@ -156,44 +145,6 @@ impl<R> RangeWalk<R> {
             }
         }
         *leaves = (*leaves * 2).min(LEAVES_MAX);
-        Ok(())
-    }
-}
-
-impl State {
-    /// Appends the places of the records of the next few keys at an end of a range, in ascending order, and
-    /// takes the keys off the range; it is `None` once no key may be left. Beside the end stands the
-    /// number of leaves that will be read next.
-    ///
-    /// # Errors
-    ///
-    /// If the tree has ended, a block of a checkpoint cannot be read, or a key at an end of the range
-    /// cannot be read. Nothing was taken off then.
-    pub(crate) fn scan_piece(
-        &self,
-        index: &KeyIndex,
-        range: &mut Option<KeyRange>,
-        (end, leaves): (End, usize),
-        out: &mut Vec<EntryPlace>,
-        pin: &Pin,
-    ) -> Result<()> {
-        let (Some(tree), Some(left)) = (index.sorted(), range.as_mut()) else {
-            *range = None;
-            return Ok(());
-        };
-        // One allocation for the first leaf.
-        out.reserve(LEAF_MAX);
-        let is_before = |place, key: &[u8]| self.is_before(place, key, pin);
-        let (bounds, take) = ((&*left.from, left.to.as_deref()), |place| out.push(place));
-        let next = match end {
-            End::Front => tree.scan(bounds, leaves, take, is_before)?,
-            End::Back => tree.scan_back(bounds, leaves, take, is_before)?,
-        };
-        match (next, end) {
-            (Some(next), End::Front) => left.from = next,
-            (Some(next), End::Back) => left.to = Some(next),
-            (None, _) => *range = None,
-        }
         Ok(())
     }
 }
@@ -229,7 +180,7 @@ pub struct Range {
     state: Arc<State>,
     keyspace: Arc<KeyspaceState>,
     /// Records that are owned: between two items there is no pin, so compaction may move them.
-    walk: RangeWalk<OwnedRecord>,
+    walk: RangeWalk<Result<OwnedRecord>>,
     pages: PagesAhead,
 }
 
@@ -244,7 +195,7 @@ impl Range {
     /// Leaves an error as the only item: one that it has, or this one.
     #[cfg(feature = "serde")]
     pub(crate) fn refuse(&mut self, error: Error) {
-        if self.walk.buffer.is_empty() {
+        if !self.walk.buffer.has_failed() {
             self.walk.buffer.end_with(error);
         }
     }
@@ -272,13 +223,18 @@ impl Range {
     /// ```
     #[doc(alias = "lower_bound")]
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
-        self.walk.buffer.seek_key(key.as_ref(), End::Front);
+        self.seek_at(key.as_ref(), End::Front);
     }
 
     /// Skips the keys behind `key`: the next one from the back is at `key` or before it. It never goes
     /// back.
     pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
-        self.walk.buffer.seek_key(key.as_ref(), End::Back);
+        self.seek_at(key.as_ref(), End::Back);
+    }
+
+    fn seek_at(&mut self, key: &[u8], end: End) {
+        let order_of = |record: &Result<OwnedRecord>| Some(record.as_ref().ok()?.key().cmp(key));
+        self.walk.buffer.seek(key, end, order_of);
     }
 
     #[inline]
@@ -291,6 +247,7 @@ impl Range {
                         (Value::from_slice(key), Value::from_slice(value))
                     }));
                 }
+                Popped::Failed(error) => return Some(Err(error)),
                 Popped::Missing => self.gather(end),
                 Popped::End => return None,
             }
@@ -309,19 +266,16 @@ impl Range {
             for (location, _) in &walk.places {
                 state.shared.space.prefetch(*location);
             }
+            let mut kept = Vec::with_capacity(walk.places.len());
             for place in walk.places.drain(..) {
-                let record = match read(state, contents, place, &pin) {
-                    Ok(None) => continue,
-                    Ok(Some(record)) => Ok(record),
-                    Err(error) => Err(error),
-                };
-                let kept = record.map(|record| {
+                let Some(record) = read(state, contents, place, &pin).transpose() else { continue };
+                kept.push(record.map(|record| {
                     record.prefetch_rest();
                     record.bring_large_value();
                     record.keep_record()
-                });
-                walk.buffer.push(end, kept);
+                }));
             }
+            walk.buffer.fill(end, kept);
             Ok(())
         });
         if let Err(error) = gathered {
@@ -379,12 +333,15 @@ pub struct ViewRange<'v> {
     walk: RangeWalk<EntryPlace>,
     /// The gathered records at the front and at the back.
     windows: [AheadWindow; 2],
+    /// The number of bytes that are prefetched of a record: as many as the last one had.
+    record_len: usize,
 }
 
 impl<'v> ViewRange<'v> {
     pub(super) fn new(view: &'v View<'v>, range: KeyRange) -> Self {
         let walk = RangeWalk::new(view.state, view.keyspace, range, &view.pin);
-        Self { view, walk, windows: Default::default() }
+        let record_len = view.keyspace.contents(&view.pin).map_or(0, mean_len);
+        Self { view, walk, windows: Default::default(), record_len }
     }
 
     /// Skips the keys before `key`; see [`Range::seek`].
@@ -414,13 +371,13 @@ impl<'v> ViewRange<'v> {
             if self.windows[end as usize].is_due(self.walk.buffer.len(end)) {
                 self.ask(end);
             }
-            match self.walk.pop(self.view.keyspace, end) {
-                Popped::Item(Ok(place)) => match self.read(place, end) {
+            match self.walk.buffer.pop(end) {
+                Popped::Item(place) => match self.read(place, end) {
                     Ok(None) => {}
                     Ok(Some(record)) => return Some(Ok((record.key(), record.value()))),
                     Err(error) => return Some(Err(error)),
                 },
-                Popped::Item(Err(error)) => return Some(Err(error)),
+                Popped::Failed(error) => return Some(Err(error)),
                 Popped::Missing => self.gather(end),
                 Popped::End => return None,
             }
@@ -432,27 +389,37 @@ impl<'v> ViewRange<'v> {
     fn read(&mut self, place: EntryPlace, end: End) -> Result<Option<Record<'v>>> {
         let View { state, keyspace, pin, .. } = self.view;
         // A child process of a fork must not wait for a lock that a record's segment may need.
-        let checked = state.fork_guard.check().and_then(|()| self.walk.contents(keyspace, pin));
-        let Ok(Some(contents)) = checked else {
-            self.walk.buffer.end();
-            return checked.map(|_| None);
+        let contents = keyspace.contents(pin).filter(|contents| Some(contents.id) == self.walk.id);
+        let (Some(contents), true) = (contents, state.fork_guard.check().is_ok()) else {
+            return self.end_early().map(|()| None);
         };
-        let coming = |distance| self.walk.buffer.coming(end, distance).map(|(location, _)| *location);
-        if let Some(location) = coming(self.walk.records_ahead()) {
-            state.shared.space.prefetch(location);
+        if let Some((location, _)) = self.walk.buffer.coming(end, RECORDS_AHEAD) {
+            state.shared.space.prefetch_record(*location, self.record_len);
         }
-        // It reads the record's header, which a range of a few keys must not do for keys behind its end.
-        let rest = coming(RESTS_AHEAD).filter(|_| self.walk.is_long());
-        if let Some(record) = rest.and_then(|location| state.shared.space.record(location, pin)) {
-            record.prefetch_rest();
+        let found = read(state, contents, place, pin)?;
+        if let Some(record) = &found {
+            self.record_len = record.len();
         }
-        read(state, contents, place, pin)
+        Ok(found)
+    }
+
+    /// Ends the range because the store was closed, or the keyspace cleared or dropped.
+    ///
+    /// # Errors
+    ///
+    /// `Closed`, `Forked` or `KeyspaceDropped`.
+    #[cold]
+    fn end_early(&mut self) -> Result<()> {
+        let View { state, keyspace, pin, .. } = self.view;
+        self.walk.buffer.end();
+        state.fork_guard.check()?;
+        self.walk.contents(keyspace, pin).map(drop)
     }
 
     /// Asks for the pages of the next few gathered records.
     #[cold]
     fn ask(&mut self, end: End) {
-        let Self { view: View { state, pin, .. }, walk, windows } = self;
+        let Self { view: View { state, pin, .. }, walk, windows, .. } = self;
         // As in `read`, which returns the error.
         if !state.fork_guard.is_forked() {
             let buffer = &walk.buffer;
@@ -463,7 +430,7 @@ impl<'v> ViewRange<'v> {
 
     #[inline(never)]
     fn gather(&mut self, end: End) {
-        let Self { view: View { state, keyspace, pin, .. }, walk, windows } = self;
+        let Self { view: View { state, keyspace, pin, .. }, walk, windows, record_len } = self;
         let checked = state.fork_guard.check();
         if let Err(error) = checked.and_then(|()| walk.gather(state, keyspace, pin, end)) {
             walk.buffer.end_with(error);
@@ -472,10 +439,10 @@ impl<'v> ViewRange<'v> {
         if state.reads_singly() {
             windows[end as usize].note(walk.places.len());
         }
-        for (location, _) in walk.places.iter().take(walk.records_ahead()) {
-            state.shared.space.prefetch(*location);
+        for (location, _) in walk.places.iter().take(RECORDS_AHEAD) {
+            state.shared.space.prefetch_record(*location, *record_len);
         }
-        walk.buffer.extend(end, walk.places.drain(..));
+        walk.buffer.fill(end, mem::take(&mut walk.places));
     }
 }
 
@@ -496,3 +463,8 @@ impl DoubleEndedIterator for ViewRange<'_> {
 }
 
 impl std::iter::FusedIterator for ViewRange<'_> {}
+
+/// Returns the mean length of the records of a keyspace, about.
+fn mean_len(contents: &KeyspaceData) -> usize {
+    usize::try_from(contents.live_bytes.get() / contents.keys.get().max(1)).unwrap_or(usize::MAX)
+}

@@ -1,11 +1,10 @@
 //! The part of a range that an iterator has gathered and not yet returned.
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::{mem, vec};
 
 use super::key_range::{KeyRange, following};
-use crate::error::{Error, Result};
-use crate::mem::address_space::OwnedRecord;
+use crate::error::Error;
 
 /// An end of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,91 +18,97 @@ pub(crate) enum End {
 pub(crate) struct RangeBuffer<R> {
     /// The keys that were not gathered yet; `None` if none are left.
     pub(crate) left: Option<KeyRange>,
-    /// The records before those keys that were not returned yet, in ascending order.
-    front: VecDeque<Result<R>>,
-    /// The records behind those keys, in ascending order.
-    back: VecDeque<Result<R>>,
+    /// The records before those keys, and those behind them, that were not returned yet. Each end has them in
+    /// the order in which it returns them.
+    ends: [vec::IntoIter<R>; 2],
+    /// The error that ended the range.
+    failure: Option<Error>,
 }
 
 /// The answer of [`RangeBuffer::pop`].
 #[derive(Debug)]
 pub(crate) enum Popped<R> {
-    Item(Result<R>),
+    Item(R),
+    /// The error that ended the range.
+    Failed(Error),
     /// The next ones must be gathered first.
     Missing,
     End,
 }
 
+impl End {
+    fn other(self) -> Self {
+        if self == Self::Front { Self::Back } else { Self::Front }
+    }
+}
+
 impl<R> RangeBuffer<R> {
     pub(crate) fn new(range: KeyRange) -> Self {
         let left = Some(range).filter(|range| !range.is_empty());
-        Self { left, front: VecDeque::new(), back: VecDeque::new() }
+        Self { left, ends: Default::default(), failure: None }
     }
 
     /// Returns true if no record waits to be returned.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.front.is_empty() && self.back.is_empty()
+        self.len(End::Front) + self.len(End::Back) == 0
     }
 
     /// Ends the range.
     pub(crate) fn end(&mut self) {
         self.left = None;
-        self.front.clear();
-        self.back.clear();
+        self.ends = Default::default();
+        self.failure = None;
     }
 
     /// Ends the range with an error.
     pub(crate) fn end_with(&mut self, error: Error) {
         self.end();
-        self.front.push_back(Err(error));
+        self.failure = Some(error);
+    }
+
+    /// Returns true if an error has ended the range, and was not returned.
+    #[cfg(feature = "serde")]
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.is_some()
     }
 
     /// Takes the next record at an end.
     #[inline]
     pub(crate) fn pop(&mut self, end: End) -> Popped<R> {
-        let Self { left, front, back } = self;
-        let near = if end == End::Front { front.pop_front() } else { back.pop_back() };
-        if near.is_none() && left.is_some() {
-            return Popped::Missing;
+        match self.ends[end as usize].next() {
+            Some(record) => Popped::Item(record),
+            None if self.left.is_some() => Popped::Missing,
+            None => self.pop_rest(end),
         }
-        let far = || if end == End::Front { back.pop_front() } else { front.pop_back() };
-        near.or_else(far).map_or(Popped::End, Popped::Item)
     }
 
-    /// Adds the record of the key that was gathered next at an end.
-    #[inline]
-    pub(crate) fn push(&mut self, end: End, record: Result<R>) {
-        match end {
-            End::Front => self.front.push_back(record),
-            End::Back => self.back.push_front(record),
+    /// Takes the next record, once none is left to gather and all were returned that this end gathered.
+    fn pop_rest(&mut self, end: End) -> Popped<R> {
+        match self.ends[end.other() as usize].next_back() {
+            Some(record) => Popped::Item(record),
+            None => self.failure.take().map_or(Popped::End, Popped::Failed),
         }
     }
 
     /// Returns the number of records that were gathered at an end and not returned.
     #[inline]
     pub(crate) fn len(&self, end: End) -> usize {
-        if end == End::Front { self.front.len() } else { self.back.len() }
+        self.ends[end as usize].len()
     }
 
-    /// Adds the records of the keys that were gathered next at an end.
-    pub(crate) fn extend(&mut self, end: End, records: impl ExactSizeIterator<Item = R>) {
-        let near = if end == End::Front { &mut self.front } else { &mut self.back };
-        near.reserve(records.len());
-        for record in records {
-            self.push(end, Ok(record));
-        }
+    /// Adds the records that were gathered next at an end, in the order in which it returns them. All those
+    /// before were returned.
+    pub(crate) fn fill(&mut self, end: End, records: Vec<R>) {
+        debug_assert_eq!(self.len(end), 0, "the end asked for more");
+        self.ends[end as usize] = records.into_iter();
     }
 
     /// Returns the record that [`RangeBuffer::pop`] will return after `distance` others at this end, if it was
     /// gathered there.
     #[inline]
     pub(crate) fn coming(&self, end: End, distance: usize) -> Option<&R> {
-        let item = match end {
-            End::Front => self.front.get(distance)?,
-            End::Back => self.back.get(self.back.len().checked_sub(distance + 1)?)?,
-        };
-        item.as_ref().ok()
+        self.ends[end as usize].as_slice().get(distance)
     }
 
     /// Skips the records before `key` at the front, or behind it at the back. `order_of` returns the order
@@ -111,11 +116,7 @@ impl<R> RangeBuffer<R> {
     pub(crate) fn seek(&mut self, key: &[u8], end: End, order_of: impl Fn(&R) -> Option<Ordering>) {
         let passed = if end == End::Front { Ordering::Less } else { Ordering::Greater };
         let is_passed = |item: &R| order_of(item).map(|order| order == passed);
-        let (near, far) = match end {
-            End::Front => (&mut self.front, &mut self.back),
-            End::Back => (&mut self.back, &mut self.front),
-        };
-        if skip(near, end, is_passed) {
+        if skip(&mut self.ends[end as usize], false, is_passed) {
             return;
         }
         if let Some(left) = &mut self.left {
@@ -127,38 +128,33 @@ impl<R> RangeBuffer<R> {
         }
         self.left.take_if(|left| left.is_empty());
         if self.left.is_none() {
-            skip(far, end, is_passed);
+            skip(&mut self.ends[end.other() as usize], true, is_passed);
         }
     }
 }
 
-impl RangeBuffer<OwnedRecord> {
-    /// Skips records by their keys; see [`RangeBuffer::seek`].
-    pub(crate) fn seek_key(&mut self, key: &[u8], end: End) {
-        self.seek(key, end, |record| Some(record.key().cmp(key)));
-    }
-}
-
-/// Removes the records at an end that were passed, and keeps errors and unreadable records between them.
-/// Returns true if there is one that was not passed. `is_passed` returns `None` for an unreadable one.
-fn skip<R>(records: &mut VecDeque<Result<R>>, end: End, is_passed: impl Fn(&R) -> Option<bool>) -> bool {
-    let mut kept = Vec::new();
+/// Removes the records that were passed, of those that are returned first, or last. It keeps the unreadable
+/// ones between them. Returns true if there is one that was not passed. `is_passed` returns `None` for an
+/// unreadable one.
+fn skip<R>(records: &mut vec::IntoIter<R>, from_last: bool, is_passed: impl Fn(&R) -> Option<bool>) -> bool {
+    let (all, mut passed, mut unreadable) = (records.as_slice(), 0, 0);
+    let at = |distance| if from_last { all.len() - 1 - distance } else { distance };
     let is_left = loop {
-        let next = if end == End::Front { records.pop_front() } else { records.pop_back() };
-        let Some(next) = next else { break false };
-        let is_passed = next.as_ref().map_or(None, &is_passed);
-        if is_passed != Some(true) {
-            kept.push(next);
+        if passed + unreadable == all.len() {
+            break false;
         }
-        if is_passed == Some(false) {
-            break true;
+        match is_passed(&all[at(passed + unreadable)]) {
+            Some(true) => passed += 1,
+            Some(false) => break true,
+            None => unreadable += 1,
         }
     };
-    for item in kept.into_iter().rev() {
-        match end {
-            End::Front => records.push_front(item),
-            End::Back => records.push_back(item),
-        }
+    if unreadable > 0 {
+        let mut kept: Vec<R> = mem::take(records).collect();
+        kept.retain(|record| is_passed(record) != Some(true));
+        *records = kept.into_iter();
+    } else if let Some(last) = passed.checked_sub(1) {
+        drop(if from_last { records.nth_back(last) } else { records.nth(last) });
     }
     is_left
 }

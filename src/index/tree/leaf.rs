@@ -242,12 +242,18 @@ impl LeafCopy {
     /// Copies the entries of a leaf. A reader validates the copy by the leaf's control word.
     #[inline]
     pub(super) fn read(leaf: TreeNode<'_>, control: Control) -> Self {
-        let mut copy = Self::empty(control.skip());
-        copy.count = control.count().min(LEAF_MAX);
-        for (at, entry) in (1..).zip(&mut copy.entries[..copy.count]) {
+        let mut copy = Self::empty(0);
+        copy.load(leaf, control);
+        copy
+    }
+
+    /// Replaces the entries by those of a leaf; see [`LeafCopy::read`].
+    #[inline]
+    pub(super) fn load(&mut self, leaf: TreeNode<'_>, control: Control) {
+        (self.skip, self.count) = (control.skip(), control.count().min(LEAF_MAX));
+        for (at, entry) in (1..).zip(&mut self.entries[..self.count]) {
             *entry = leaf.word(at);
         }
-        copy
     }
 
     /// Stores the entries into a node that is being built. Writer only.

@@ -51,20 +51,27 @@ impl Ahead {
 impl Tree {
     /// Copies the leaf of an aim as of one moment, and returns the separator between it and the leaf that
     /// follows in the direction of the aim. `leaves` more are prefetched, up to two.
+    #[inline]
     pub(super) fn leaf(&self, aim: Aim<'_>, leaves: usize) -> (LeafCopy, Option<Vec<u8>>) {
-        let mut ahead = Ahead { leaves, ..Ahead::default() };
-        let (_, leaf) = self.search(aim, Some(&mut ahead), LeafCopy::read);
+        let (mut ahead, mut leaf) = (Ahead { leaves, ..Ahead::default() }, LeafCopy::empty(0));
+        self.search(aim, Some(&mut ahead), |node, control| leaf.load(node, control));
         (leaf, ahead.has_fence.then_some(ahead.fence))
     }
 
     /// Copies the leaf of an aim as of one moment.
+    #[inline]
     pub(super) fn leaf_at(&self, aim: Aim<'_>) -> LeafCopy {
-        self.search(aim, None, LeafCopy::read).1
+        let mut leaf = LeafCopy::empty(0);
+        self.search(aim, None, |node, control| leaf.load(node, control));
+        leaf
     }
 
     /// Copies the leaf that may hold a key, as of one moment, with its number.
+    #[inline]
     pub(super) fn leaf_of(&self, key: &[u8]) -> (u32, LeafCopy) {
-        self.search(Aim::At(key), None, LeafCopy::read)
+        let mut leaf = LeafCopy::empty(0);
+        let (number, ()) = self.search(Aim::At(key), None, |node, control| leaf.load(node, control));
+        (number, leaf)
     }
 
     /// Returns the entries that are tied with a key, as of one moment.
@@ -80,7 +87,7 @@ impl Tree {
         &self,
         aim: Aim<'_>,
         mut ahead: Option<&mut Ahead>,
-        read: impl Fn(TreeNode<'_>, Control) -> R,
+        mut read: impl FnMut(TreeNode<'_>, Control) -> R,
     ) -> (u32, R) {
         loop {
             if let Some(ahead) = &mut ahead {
@@ -88,7 +95,7 @@ impl Tree {
             }
             // Acquire: pairs with the release of the store that published the root.
             let root = Root(self.head.0.root.load(Ordering::Acquire));
-            if let Some(found) = self.search_below(root, aim, ahead.as_deref_mut(), &read) {
+            if let Some(found) = self.search_below(root, aim, ahead.as_deref_mut(), &mut read) {
                 return found;
             }
             spin_loop();
@@ -102,7 +109,7 @@ impl Tree {
         root: Root,
         aim: Aim<'_>,
         ahead: Option<&mut Ahead>,
-        read: impl Fn(TreeNode<'_>, Control) -> R,
+        mut read: impl FnMut(TreeNode<'_>, Control) -> R,
     ) -> Option<(u32, R)> {
         let (number, place) = self.walk_below(root, aim, ahead)?;
         let leaf = self.leaf_node(number);

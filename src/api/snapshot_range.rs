@@ -143,7 +143,7 @@ impl KeyspaceSnapshot {
             let state = self.state();
             let pin = state.pin();
             let (mut left, mut places, mut found) = (Some(before.clone()), Vec::new(), Vec::new());
-            state.scan_piece(&seen.index, &mut left, (end, 1), &mut places, &pin)?;
+            state.scan_piece(&seen.index, &mut left, (end, LEAVES), &mut places, &pin)?;
             let taken = match (&left, end) {
                 (None, _) => before.clone(),
                 (Some(left), End::Front) => {
@@ -207,6 +207,9 @@ impl KeyspaceSnapshot {
         found.dedup_by_key(|record| record.seq());
     }
 }
+
+/// The most leaves that are read at once.
+const LEAVES: usize = 2;
 
 /// An iterator over a range of the keys of an ordered keyspace as of a snapshot, in ascending order, or
 /// from the back in descending order.

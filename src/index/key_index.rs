@@ -11,11 +11,14 @@ use super::lines::IndexLines;
 use super::lines::block_error::BlockError;
 use super::lines::capture::Capture;
 use super::lines::lazy::BlockSource;
-use super::tree::{EntryPlace, LEAVES_AHEAD, Tree, TreeWriter};
+use super::tree::{EntryPlace, Tree, TreeWriter};
 use crate::format::KeyspaceId;
 use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::format::hash::Hash;
 use crate::mem::location::Location;
+
+/// The most leaves that a scan reads at once.
+const SCANNED_LEAVES: usize = 2;
 
 /// A key to search for. A hash index reads its hash, a tree its bytes.
 #[derive(Debug, Clone, Copy)]
@@ -159,7 +162,7 @@ impl KeyIndex {
                     out.push(location);
                     all_verified &= is_verified;
                 };
-                let next = tree.scan((&from.key, None), LEAVES_AHEAD, take, is_before)?;
+                let next = tree.scan((&from.key, None), SCANNED_LEAVES, take, is_before)?;
                 Ok((next.as_deref().map(ScanPosition::of_key), all_verified))
             }
         }

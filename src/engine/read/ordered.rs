@@ -14,10 +14,12 @@ use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::index::key_index::KeyIndex;
-use crate::index::tree::{Aim, EntryPlace, LEAF_MAX, LEAVES_AHEAD};
+use crate::index::tree::{Aim, EntryPlace, LEAF_MAX};
 use crate::mem::address_space::Record;
 use crate::sync::epoch::Pin;
 
+/// The most leaves that are read at once.
+pub(super) const LEAVES_MAX: usize = 6;
 /// The most items that [`State::range_values`] returns: it may read them under the writer mutex.
 pub(crate) const RANGE_MAX: usize = 4096;
 
@@ -39,9 +41,9 @@ impl State {
         Err(Error::KeyspaceNotOrdered { name: keyspace.name().to_string() })
     }
 
-    /// Appends the places of the records of the next few keys at an end of a range, in ascending order, and
-    /// takes the keys off the range; it is `None` once no key may be left. Beside the end stands the
-    /// number of leaves that will be read next.
+    /// Appends the places of the records of the next few keys at an end of a range, in the order in which that
+    /// end returns them, and takes the keys off the range; it is `None` once no key may be left. Beside the
+    /// end stands the most leaves that are read.
     ///
     /// # Errors
     ///
@@ -59,8 +61,7 @@ impl State {
             *range = None;
             return Ok(());
         };
-        // One allocation for the first leaf.
-        out.reserve(LEAF_MAX);
+        out.reserve(leaves * LEAF_MAX);
         let is_before = |place, key: &[u8]| self.is_before(place, key, pin);
         let (bounds, take) = ((&*left.from, left.to.as_deref()), |place| out.push(place));
         let next = match end {
@@ -114,14 +115,11 @@ impl State {
     ) -> Result<()> {
         let mut left = Some(range.clone()).filter(|range| !range.is_empty());
         // Most reads end in the first leaf.
-        let (mut places, mut leaves) = (Vec::new(), 0);
+        let (mut places, mut leaves) = (Vec::new(), 1);
         while left.is_some() && goes_on() {
             places.clear();
             self.scan_piece(&contents.index, &mut left, (end, leaves), &mut places, pin)?;
-            leaves = LEAVES_AHEAD;
-            if end == End::Back {
-                places.reverse();
-            }
+            leaves = LEAVES_MAX;
             for place in &places {
                 if take(*place)? {
                     return Ok(());

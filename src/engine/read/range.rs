@@ -13,6 +13,7 @@ use std::{fmt, mem};
 
 use super::iter::read;
 use super::key_range::KeyRange;
+use super::ordered::LEAVES_MAX;
 use super::pages_ahead::{AheadWindow, PagesAhead};
 use super::range_buffer::{End, Popped, RangeBuffer};
 use crate::engine::read::{Value, View};
@@ -21,12 +22,10 @@ use crate::engine::state::{State, dropped};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::index::key_index::KeyIndex;
-use crate::index::tree::{EntryPlace, LEAF_MAX, LEAVES_AHEAD};
+use crate::index::tree::EntryPlace;
 use crate::mem::address_space::{OwnedRecord, Record};
 use crate::sync::epoch::Pin;
 
-/// The most leaves that are gathered at once.
-const LEAVES_MAX: usize = 6;
 /// A view prefetches the record that it returns after this many others.
 const RECORDS_AHEAD: usize = 8;
 
@@ -125,25 +124,11 @@ impl<R> RangeWalk<R> {
     ///
     /// # Errors
     ///
-    /// The errors of [`State::scan_piece`] for the first leaf.
+    /// The errors of [`State::scan_piece`].
     fn gather_leaves(&mut self, state: &State, index: &KeyIndex, end: End, pin: &Pin) -> Result<()> {
         let Self { buffer, places, leaves, .. } = self;
         places.clear();
-        places.reserve(*leaves * LEAF_MAX);
-        for leaf in 0..*leaves {
-            let start = places.len();
-            let ahead = (*leaves - leaf - 1).min(LEAVES_AHEAD);
-            if let Err(error) = state.scan_piece(index, &mut buffer.left, (end, ahead), places, pin) {
-                // Behind the first leaf, the next call meets it first.
-                if leaf == 0 {
-                    return Err(error);
-                }
-                break;
-            }
-            if end == End::Back {
-                places[start..].reverse();
-            }
-        }
+        state.scan_piece(index, &mut buffer.left, (end, *leaves), places, pin)?;
         *leaves = (*leaves * 2).min(LEAVES_MAX);
         Ok(())
     }

@@ -177,14 +177,74 @@ fn loom_tree_leaf_is_gathered_as_of_one_moment() {
             remove(writer, 10);
         },
         |tree| {
-            let (leaf, fence) = tree.leaf(Aim::At(key(0)), 1);
-            assert_eq!(fence, None);
-            let found: Vec<_> = leaf.entries().map(leaf::LeafEntry::location).collect();
+            let scan = tree.scan_leaves(Aim::At(key(0)), 2);
+            assert_eq!(scan.fence(), None);
+            let found: Vec<_> = scan.leaf.entries().map(leaf::LeafEntry::location).collect();
             let moments = [vec![10], vec![10, 20], vec![20]];
             let moments =
                 moments.map(|keys| keys.into_iter().map(|number| place(number, 0)).collect::<Vec<_>>());
             assert!(moments.contains(&found), "{found:?}");
         },
+    );
+}
+
+/// Returns the keys that a scan finds, from either end. It reads three leaves at a time.
+fn scanned(tree: &Tree, ascends: bool) -> Vec<u8> {
+    let is_before =
+        |(location, _), other: &[u8]| Ok::<_, BlockError>(key_of(location, true).unwrap() < other);
+    let (mut found, mut from, mut to) = (Vec::new(), Some(Vec::new()), None);
+    while let Some(start) = &from {
+        let bounds = (&**start, to.as_deref());
+        let take = |(location, _)| found.push(key_of(location, true).unwrap()[0]);
+        if ascends {
+            from = tree.scan(bounds, 3, take, is_before).unwrap();
+        } else {
+            to = tree.scan_back(bounds, 3, take, is_before).unwrap();
+            from = from.filter(|_| to.is_some());
+        }
+    }
+    found
+}
+
+/// Asserts that every scan beside a change finds the keys that stay, and no key twice.
+fn explore_scans(
+    before: &'static [u8],
+    change: impl Fn(&mut TreeWriter) + Sync + Send + Copy + 'static,
+    stay: &'static [u8],
+) {
+    for ascends in [true, false] {
+        explore(before, change, move |tree| {
+            let mut found = scanned(tree, ascends);
+            if !ascends {
+                found.reverse();
+            }
+            assert!(found.is_sorted_by(|one, other| one < other), "{found:?}");
+            assert!(stay.iter().all(|number| found.contains(number)), "{found:?}");
+        });
+    }
+}
+
+#[test]
+fn loom_tree_scan_beside_a_split_finds_what_stays() {
+    // Two leaves have one parent; a third one makes it anew.
+    explore_scans(&[10, 20, 30], |writer| put(writer, 15), &[10, 20, 30]);
+}
+
+#[test]
+fn loom_tree_scan_beside_a_merge_finds_what_stays() {
+    explore_scans(&[10, 20, 30, 40], |writer| remove(writer, 20), &[10, 30, 40]);
+}
+
+#[test]
+fn loom_tree_scan_beside_a_reused_leaf_finds_what_stays() {
+    // The leaf that the removal takes out is built anew by the insert, as the neighbour.
+    explore_scans(
+        &[10, 20, 30],
+        |writer| {
+            remove(writer, 10);
+            put(writer, 40);
+        },
+        &[20, 30],
     );
 }
 

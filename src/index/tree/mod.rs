@@ -44,6 +44,7 @@ mod fill;
 mod gap;
 mod inner;
 mod leaf;
+mod leaf_scan;
 mod merge;
 mod node;
 mod node_check;
@@ -90,9 +91,6 @@ const BASE_BITS: u32 = if cfg!(loom) { 5 } else { 10 };
 const LEVELS_MAX: usize = 30;
 /// A bit of [`TreeHead::flags`]: a change could not be made, so the tree no longer shows what the log says.
 const ENDED: u64 = 8;
-
-/// The number of leaves that a scan prefetches beside the one that it reads.
-pub(crate) const LEAVES_AHEAD: usize = 2;
 
 /// The location of the record of an entry. The flag says that the record is known to be verified since
 /// this open.
@@ -351,34 +349,41 @@ impl Tree {
         Ok(leaf.slot_of(key, wanted).is_some())
     }
 
-    /// Calls `take` with the places of the records of the next few keys at the front of a range, in order.
-    /// Returns the least key of the rest of the range; `None` if nothing is left of it. `leaves` says
-    /// how many leaves the caller will read after this one. `is_before` tells if the key of the record at a
-    /// place is before another one.
+    /// Calls `take` with the places of the records of the next few keys at the front of a range, in order: of
+    /// those in `leaves` leaves at most. Returns the least key of the rest of the range; `None` if nothing is
+    /// left of it. `is_before` tells if the key of the record at a place is before another one.
     ///
     /// # Errors
     ///
-    /// The error of `is_before`, or the tree has ended.
+    /// The error of `is_before`, or the tree has ended. Nothing was taken then.
     pub(crate) fn scan<E: From<BlockError>>(
         &self,
         (from, to): (&[u8], Option<&[u8]>),
         leaves: usize,
-        take: impl FnMut(EntryPlace),
+        mut take: impl FnMut(EntryPlace),
         mut is_before: impl FnMut(EntryPlace, &[u8]) -> Result<bool, E>,
     ) -> Result<Option<Vec<u8>>, E> {
         self.check(Aim::At(from))?;
-        let (leaf, fence) = self.leaf(Aim::At(from), leaves);
-        let next = fence.filter(|fence| to.is_none_or(|to| **fence < *to));
-        let start = leaf.count_before(from, &mut is_before)?;
-        let end = match to.filter(|_| next.is_none()) {
-            Some(to) => leaf.count_before(to, &mut is_before)?,
-            None => leaf.count(),
+        let is_within = |fence: &[u8]| to.is_none_or(|to| *fence < *to);
+        let mut scan = self.scan_leaves(Aim::At(from), leaves);
+        let start = scan.leaf.count_before(from, &mut is_before)?;
+        let is_last = !scan.fence().is_some_and(is_within);
+        let end = match to.filter(|_| is_last) {
+            Some(to) => scan.leaf.count_before(to, &mut is_before)?,
+            None => scan.leaf.count(),
         };
-        (start..end).map(|slot| leaf.entry(slot).place()).for_each(take);
-        Ok(next)
+        (start..end).for_each(|slot| take(scan.leaf.entry(slot).place()));
+        if is_last {
+            return Ok(None);
+        }
+        // The last leaf of the range is left for a search, because keys at its end may be compared.
+        while scan.advance(is_within) {
+            scan.leaf.entries().for_each(|entry| take(entry.place()));
+        }
+        Ok(scan.into_fence())
     }
 
-    /// Calls `take` with the places of the records of the last few keys of a range, in order, as
+    /// Calls `take` with the places of the records of the last few keys of a range, the last one first, as
     /// [`Tree::scan`] does with the first. Returns the key behind the rest of the range.
     ///
     /// # Errors
@@ -388,17 +393,25 @@ impl Tree {
         &self,
         (from, to): (&[u8], Option<&[u8]>),
         leaves: usize,
-        take: impl FnMut(EntryPlace),
+        mut take: impl FnMut(EntryPlace),
         mut is_before: impl FnMut(EntryPlace, &[u8]) -> Result<bool, E>,
     ) -> Result<Option<Vec<u8>>, E> {
         let aim = to.map_or(Aim::Last, Aim::Before);
         self.check(aim)?;
-        let (leaf, fence) = self.leaf(aim, leaves);
-        let next = fence.filter(|fence| **fence > *from);
-        let end = to.map_or(Ok(leaf.count()), |to| leaf.count_before(to, &mut is_before))?;
-        let start = if next.is_some() { 0 } else { leaf.count_before(from, &mut is_before)? };
-        (start..end).map(|slot| leaf.entry(slot).place()).for_each(take);
-        Ok(next)
+        let is_within = |fence: &[u8]| *fence > *from;
+        let mut scan = self.scan_leaves(aim, leaves);
+        let end = to.map_or(Ok(scan.leaf.count()), |to| scan.leaf.count_before(to, &mut is_before))?;
+        let is_last = !scan.fence().is_some_and(is_within);
+        let start = if is_last { scan.leaf.count_before(from, &mut is_before)? } else { 0 };
+        (start..end).rev().for_each(|slot| take(scan.leaf.entry(slot).place()));
+        if is_last {
+            return Ok(None);
+        }
+        // As in `scan`.
+        while scan.advance(is_within) {
+            scan.leaf.entries().rev().for_each(|entry| take(entry.place()));
+        }
+        Ok(scan.into_fence())
     }
 
     /// Returns the place of the record of the key next to an aim: the least one at or above it, or the

@@ -2,7 +2,8 @@
 
 use super::inner::{InnerView, child_of};
 use super::leaf::{LeafCopy, LeafView, TiedEntries};
-use super::node::{Control, TreeNode, Words};
+use super::leaf_scan::Ahead;
+use super::node::{Control, TreeNode};
 use super::{Aim, Root, Tree};
 use crate::sync::{Ordering, fence, spin_loop};
 
@@ -13,56 +14,12 @@ pub(super) enum NodePlace<'t> {
     Slot { node: TreeNode<'t>, control: Control, slot: usize, word: u64 },
 }
 
-/// The leaves that follow one in the direction of a scan.
-#[derive(Debug, Default)]
-pub(super) struct Ahead {
-    /// The number of leaves that the scan will read after this one: they are prefetched.
-    leaves: usize,
-    has_fence: bool,
-    /// The separator between the leaf and the next one, if there is one.
-    fence: Vec<u8>,
-}
-
-impl Ahead {
-    /// Notes the separator beside a slot, which is nearer than one that was noted before.
-    fn note<W: Words + ?Sized>(&mut self, view: &InnerView<'_, W>, slot: usize, aim: Aim<'_>) {
-        let beside = if aim.ascends() { slot + 1 } else { slot };
-        if beside > 0 && beside < view.count {
-            self.has_fence = true;
-            self.fence.clear();
-            view.separator(beside, &mut self.fence);
-        }
-    }
-
-    /// Returns the words of the slots that follow, for as many leaves as are prefetched.
-    fn slots<W: Words + ?Sized>(
-        &self,
-        view: &InnerView<'_, W>,
-        slot: usize,
-        aim: Aim<'_>,
-    ) -> [Option<u64>; 2] {
-        [1, 2].map(|distance| {
-            let next = if aim.ascends() { Some(slot + distance) } else { slot.checked_sub(distance) };
-            next.filter(|next| distance <= self.leaves && *next < view.count).map(|next| view.slot(next))
-        })
-    }
-}
-
 impl Tree {
-    /// Copies the leaf of an aim as of one moment, and returns the separator between it and the leaf that
-    /// follows in the direction of the aim. `leaves` more are prefetched, up to two.
-    #[inline]
-    pub(super) fn leaf(&self, aim: Aim<'_>, leaves: usize) -> (LeafCopy, Option<Vec<u8>>) {
-        let (mut ahead, mut leaf) = (Ahead { leaves, ..Ahead::default() }, LeafCopy::empty(0));
-        self.search(aim, Some(&mut ahead), |node, control| leaf.load(node, control));
-        (leaf, ahead.has_fence.then_some(ahead.fence))
-    }
-
     /// Copies the leaf of an aim as of one moment.
     #[inline]
     pub(super) fn leaf_at(&self, aim: Aim<'_>) -> LeafCopy {
         let mut leaf = LeafCopy::empty(0);
-        self.search(aim, None, |node, control| leaf.load(node, control));
+        self.search(aim, |node, control| leaf.load(node, control));
         leaf
     }
 
@@ -70,48 +27,40 @@ impl Tree {
     #[inline]
     pub(super) fn leaf_of(&self, key: &[u8]) -> (u32, LeafCopy) {
         let mut leaf = LeafCopy::empty(0);
-        let (number, ()) = self.search(Aim::At(key), None, |node, control| leaf.load(node, control));
+        let (number, ()) = self.search(Aim::At(key), |node, control| leaf.load(node, control));
         (number, leaf)
     }
 
     /// Returns the entries that are tied with a key, as of one moment.
     #[inline]
     pub(super) fn tied(&self, key: &[u8]) -> TiedEntries {
-        self.search(Aim::At(key), None, |leaf, control| TiedEntries::read(LeafView::new(leaf, control), key))
-            .1
+        self.search(Aim::At(key), |leaf, control| TiedEntries::read(LeafView::new(leaf, control), key)).1
     }
 
     /// Reads from the leaf of an aim as of one moment. Returns its number, and what `read` returned.
     #[inline]
-    fn search<R>(
-        &self,
-        aim: Aim<'_>,
-        mut ahead: Option<&mut Ahead>,
-        mut read: impl FnMut(TreeNode<'_>, Control) -> R,
-    ) -> (u32, R) {
+    fn search<R>(&self, aim: Aim<'_>, mut read: impl FnMut(TreeNode<'_>, Control) -> R) -> (u32, R) {
         loop {
-            if let Some(ahead) = &mut ahead {
-                ahead.has_fence = false;
-            }
             // Acquire: pairs with the release of the store that published the root.
             let root = Root(self.head.0.root.load(Ordering::Acquire));
-            if let Some(found) = self.search_below(root, aim, ahead.as_deref_mut(), &mut read) {
-                return found;
+            if let Some((number, place)) = self.walk_below(root, aim, None)
+                && let Some(found) = self.read_leaf(number, place, &mut read)
+            {
+                return (number, found);
             }
             spin_loop();
         }
     }
 
-    /// Reads from the leaf; `None` if something on the path changed meanwhile.
+    /// Reads from a leaf as of one moment; `None` if the place that led there is not in force, or the leaf
+    /// changed meanwhile.
     #[inline]
-    fn search_below<R>(
+    pub(super) fn read_leaf<R>(
         &self,
-        root: Root,
-        aim: Aim<'_>,
-        ahead: Option<&mut Ahead>,
-        mut read: impl FnMut(TreeNode<'_>, Control) -> R,
-    ) -> Option<(u32, R)> {
-        let (number, place) = self.walk_below(root, aim, ahead)?;
+        number: u32,
+        place: NodePlace<'_>,
+        read: impl FnOnce(TreeNode<'_>, Control) -> R,
+    ) -> Option<R> {
         let leaf = self.leaf_node(number);
         let control = leaf.control();
         if control.level() != 0 || !self.is_in_force(place) {
@@ -120,13 +69,13 @@ impl Tree {
         let found = read(leaf, control);
         // Acquire: as in `walk_below`; also pairs with the release of an entry, whose record is then seen (I2).
         fence(Ordering::Acquire);
-        (leaf.control_unordered() == control).then_some((number, found))
+        (leaf.control_unordered() == control).then_some(found)
     }
 
     /// Returns the number of the leaf of an aim, which is prefetched, and the place that led there; `None` if
     /// something on the path changed meanwhile.
     #[inline]
-    fn walk_below(
+    pub(super) fn walk_below(
         &self,
         root: Root,
         aim: Aim<'_>,
@@ -144,8 +93,8 @@ impl Tree {
             let slot = aim.slot_in(&view);
             let word = view.slot(slot);
             let following = ahead.as_deref_mut().map(|ahead| {
-                ahead.note(&view, slot, aim);
-                ahead.slots(&view, slot, aim)
+                ahead.note(&view, slot, aim.ascends());
+                ahead.slots(&view, slot, aim.ascends())
             });
             // Acquire: pairs with the release of every word that was loaded above (T3).
             fence(Ordering::Acquire);

@@ -150,8 +150,9 @@ pub(super) fn forward(tree: &Tree, keys: &Keys, from: &[u8], to: Option<&[u8]>) 
     while let Some(at) = next {
         let is_before =
             |(location, _), key: &[u8]| Ok::<_, BlockError>(key_of(location, true).unwrap() < key);
-        next =
-            tree.scan((&at, to), found.len() % 3, |(location, _)| found.push(location), is_before).unwrap();
+        next = tree
+            .scan((&at, to), 1 + found.len() % 5, |(location, _)| found.push(location), is_before)
+            .unwrap();
     }
     found
 }
@@ -161,13 +162,11 @@ pub(super) fn backward(tree: &Tree, keys: &Keys, from: &[u8], to: Option<&[u8]>)
     let key_of = keys.key_of();
     let (mut found, mut next) = (Vec::new(), Some(to.map(<[u8]>::to_vec)));
     while let Some(at) = next {
-        let mut leaf = Vec::new();
         let is_before =
             |(location, _), key: &[u8]| Ok::<_, BlockError>(key_of(location, true).unwrap() < key);
-        let bounds = (from, at.as_deref());
-        let take = |(location, _)| leaf.push(location);
-        let lower = tree.scan_back(bounds, found.len() % 3, take, is_before).unwrap();
-        found.extend(leaf.into_iter().rev());
+        let (bounds, leaves) = ((from, at.as_deref()), 1 + found.len() % 5);
+        let take = |(location, _)| found.push(location);
+        let lower = tree.scan_back(bounds, leaves, take, is_before).unwrap();
         next = lower.map(Some);
     }
     found

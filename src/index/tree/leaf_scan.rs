@@ -10,6 +10,7 @@ use super::leaf::LeafCopy;
 use super::node::Words;
 use super::node_place::NodePlace;
 use super::{Aim, Root, Tree};
+use crate::index::lines::Row;
 use crate::sync::{Ordering, fence, spin_loop};
 
 /// The most leaves that are prefetched beside the one that is read.
@@ -76,9 +77,7 @@ impl Tree {
     /// Begins a scan with the leaf of an aim, which is copied as of one moment. It reads `leaves` leaves at
     /// most.
     pub(super) fn scan_leaves(&self, aim: Aim<'_>, leaves: usize) -> LeafScan<'_> {
-        // Acquire: as in `check`. A search loads the leaf that it reads, and no neighbour.
-        let is_whole = self.head.0.flags.load(Ordering::Acquire) == 0;
-        let leaves = if is_whole { leaves.saturating_sub(1) } else { 0 };
+        let leaves = leaves.saturating_sub(1);
         let (mut ahead, mut leaf) = (Ahead { leaves, ..Ahead::default() }, LeafCopy::empty(0));
         let place = loop {
             ahead.has_fence = false;
@@ -106,8 +105,8 @@ impl LeafScan<'_> {
         self.ahead.has_fence.then_some(self.ahead.fence)
     }
 
-    /// Copies the next leaf, as of one moment, if it is below the same parent, and `accepts` accepts the
-    /// separator behind it. If this returns false, the rest is found by a search for the fence.
+    /// Copies the next leaf, as of one moment, if it is loaded, it is below the same parent, and `accepts`
+    /// accepts the separator behind it. If this returns false, the rest is found by a search for the fence.
     pub(super) fn advance(&mut self, accepts: impl Fn(&[u8]) -> bool) -> bool {
         let Some(left) = self.ahead.leaves.checked_sub(1) else { return false };
         let NodePlace::Slot { node, control, slot, .. } = self.place else { return false };
@@ -130,6 +129,9 @@ impl LeafScan<'_> {
         }
         if let Some(word) = coming {
             self.tree.leaf_node(child_of(word)).prefetch();
+        }
+        if !self.tree.is_loaded(Row::First, child_of(word)) {
+            return false;
         }
         let place = NodePlace::Slot { node, control, slot, word };
         let leaf = &mut self.leaf;

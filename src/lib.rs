@@ -284,7 +284,7 @@
 //! | key of an ordered keyspace | 1,024 bytes ([`MAX_ORDERED_KEY_LEN`]) |
 //! | value | 4 GiB - 1 ([`MAX_VALUE_LEN`]); it may be empty |
 //! | batch | 4 GiB - 1 of records: for each 32 bytes, the key and the value, rounded up to a multiple of eight |
-//! | transaction | a batch of its writes; 1,048,576 noted reads |
+//! | transaction | a batch of its writes; 1,048,576 noted reads, 64 MiB of their keys |
 //! | name of a keyspace | 255 bytes of UTF-8 ([`MAX_KEYSPACE_NAME_LEN`]) |
 //! | keyspaces and clears in a store's life | 2^31 - 1 |
 //! | writes in a store's life | 2^56 |

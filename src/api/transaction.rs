@@ -23,6 +23,8 @@ use crate::format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
 
 /// The most reads that a transaction notes.
 const MOST_READS: usize = 1 << 20;
+/// The most bytes of their keys, about.
+const MOST_READ_BYTES: usize = 64 << 20;
 
 /// The last write of a transaction to a key. `None` is a removal.
 pub(super) type OwnValue = Option<Arc<[u8]>>;
@@ -123,7 +125,7 @@ impl Transaction {
     ///
     /// `Corrupt`, `Io` or `MissingSegment`, as for [`Reader::get`](crate::Reader::get);
     /// `KeyspaceDropped` if it was dropped before the transaction began; `ForeignKeyspace`; `Limit` after
-    /// 1,048,576 reads; `Forked`. Works on a closed store.
+    /// 1,048,576 reads, or 64 MiB of keys; `Forked`. Works on a closed store.
     pub fn get(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<TxValue>> {
         let key = key.as_ref();
         let place = self.place_of(keyspace)?;
@@ -199,12 +201,14 @@ impl Transaction {
 
     /// Refuses one read more than there may be.
     pub(super) fn check_room(&self) -> Result<()> {
-        let noted: usize = self.parts.iter().map(|part| part.reads.len()).sum();
-        if noted < MOST_READS {
+        let reads = || self.parts.iter().map(|part| &part.reads);
+        let (noted, bytes): (usize, usize) =
+            (reads().map(KeyspaceReads::len).sum(), reads().map(KeyspaceReads::key_bytes).sum());
+        if noted < MOST_READS && bytes < MOST_READ_BYTES {
             return Ok(());
         }
         Err(Error::Limit {
-            what: "a transaction notes at most 1,048,576 reads",
+            what: "a transaction notes at most 1,048,576 reads, and at most 64 MiB of their keys",
             advice: "make it smaller, or use `peek` or its snapshot for what may change",
         })
     }

@@ -1,7 +1,7 @@
 //! The ends of a transaction: commits and their durability, drops, refusals, limits, power cuts.
 
 use mapcask::sim::{Fault, Operation, Seeded, Tears};
-use mapcask::{Durability, MAX_ORDERED_KEY_LEN};
+use mapcask::{Durability, MAX_KEY_LEN, MAX_ORDERED_KEY_LEN};
 
 use super::*;
 
@@ -155,6 +155,34 @@ fn large_transaction_commits_whole_and_sees_one_change() {
 }
 
 #[test]
+fn bytes_of_the_keys_that_were_read_are_limited() {
+    const MOST: usize = 64 << 20;
+    let (store, [plain, ordered]) = open_both();
+    let key = |len: usize, n: usize| {
+        let mut key = vec![0; len];
+        key[..8].copy_from_slice(&n.to_be_bytes());
+        key
+    };
+    let mut transaction = store.begin();
+    let mut read = 0;
+    while read < 2000 && transaction.get(&plain, key(MAX_KEY_LEN, read)).is_ok() {
+        // It is noted once.
+        transaction.get(&plain, key(MAX_KEY_LEN, read)).unwrap();
+        read += 1;
+    }
+    assert_eq!(read, MOST.div_ceil(MAX_KEY_LEN));
+    assert!(matches!(transaction.get(&plain, key(8, 0)), Err(Error::Limit { .. })));
+    // Two ends of each range. The last range is still being read.
+    let len = MAX_ORDERED_KEY_LEN;
+    let mut transaction = store.begin();
+    let mut read = 0;
+    while read < 100_000 && transaction.range(&ordered, key(len, read)..key(len, read + 1)).next().is_none() {
+        read += 1;
+    }
+    assert_eq!(read, MOST.div_ceil(2 * len) + 1);
+}
+
+#[test]
 fn equal_reads_are_noted_once_and_their_number_is_limited() {
     let (store, [plain, ordered]) = open_both();
     for n in 0..10_u32 {
@@ -226,7 +254,7 @@ fn lengths_are_checked_when_a_write_is_noted() {
     let (store, [plain, ordered]) = open_both();
     let mut transaction = store.begin();
     let refused = |result: Result<()>, most: usize| matches!(result, Err(Error::KeyTooLarge { max, .. }) if max == most);
-    assert!(refused(transaction.insert(&plain, vec![0; mapcask::MAX_KEY_LEN + 1], ""), mapcask::MAX_KEY_LEN));
+    assert!(refused(transaction.insert(&plain, vec![0; MAX_KEY_LEN + 1], ""), MAX_KEY_LEN));
     let long = vec![0; MAX_ORDERED_KEY_LEN + 1];
     assert!(refused(transaction.insert(&ordered, &long, ""), MAX_ORDERED_KEY_LEN));
     assert!(refused(transaction.remove(&ordered, &long), MAX_ORDERED_KEY_LEN));

@@ -41,6 +41,8 @@ pub(crate) struct KeyspaceReads {
     backs: BTreeMap<Option<Vec<u8>>, RangePart>,
     /// The range that is being read.
     open: Option<OpenRange>,
+    /// The bytes of the noted keys, and of the ends of the noted ranges.
+    key_bytes: usize,
 }
 
 /// A part of a range, with the number of keys that the snapshot has there.
@@ -64,7 +66,7 @@ const OPEN_RANGE: usize = 2;
 impl KeyspaceReads {
     pub(crate) fn new(keyspace: Arc<KeyspaceState>, id: Option<KeyspaceId>) -> Self {
         let (fronts, backs) = (BTreeMap::new(), BTreeMap::new());
-        Self { keyspace, id, keys: BTreeMap::new(), fronts, backs, open: None }
+        Self { keyspace, id, keys: BTreeMap::new(), fronts, backs, open: None, key_bytes: 0 }
     }
 
     /// Returns the number of noted reads. A range that is being read counts as two.
@@ -72,14 +74,22 @@ impl KeyspaceReads {
         self.keys.len() + self.fronts.len() + self.backs.len() + self.open.as_ref().map_or(0, |_| OPEN_RANGE)
     }
 
+    /// Returns the bytes of the noted keys, and of the ends of the noted ranges. A range that is being read has
+    /// none.
+    pub(crate) fn key_bytes(&self) -> usize {
+        self.key_bytes
+    }
+
     /// Returns true if the read of a key is noted.
     pub(crate) fn has_key(&self, key: &[u8]) -> bool {
         self.keys.contains_key(key)
     }
 
-    /// Notes the read of a key. `is_there` is true if the snapshot has it.
+    /// Notes the read of a key that is not noted yet. `is_there` is true if the snapshot has it.
     pub(crate) fn note_key(&mut self, key: &[u8], is_there: bool) {
-        self.keys.insert(key.into(), is_there);
+        self.key_bytes += key.len();
+        let known = self.keys.insert(key.into(), is_there);
+        debug_assert_eq!(known, None, "its caller asks first");
     }
 
     /// Begins the read of a range: the range before it is complete.
@@ -92,10 +102,10 @@ impl KeyspaceReads {
     pub(crate) fn end_range(&mut self) {
         let Some(OpenRange { front, back, .. }) = self.open.take() else { return };
         if let Some(part) = front {
-            note_wider(&mut self.fronts, part.range.from.clone(), part);
+            note_wider(&mut self.fronts, part.range.from.clone(), part, &mut self.key_bytes);
         }
         if let Some(part) = back {
-            note_wider(&mut self.backs, part.range.to.clone(), part);
+            note_wider(&mut self.backs, part.range.to.clone(), part, &mut self.key_bytes);
         }
     }
 
@@ -152,16 +162,28 @@ impl KeyspaceReads {
     }
 }
 
-/// Notes a part of a range, unless a wider one is known that begins or ends at the same place.
-fn note_wider<K: Ord>(parts: &mut BTreeMap<K, RangePart>, place: K, part: RangePart) {
+/// Notes a part of a range, unless a wider one is known that begins or ends at the same place. `key_bytes`
+/// counts the bytes of the ends.
+fn note_wider<K: Ord>(parts: &mut BTreeMap<K, RangePart>, place: K, part: RangePart, key_bytes: &mut usize) {
     match parts.entry(place) {
         Entry::Occupied(known) if known.get().has(&part) => {}
-        Entry::Occupied(mut known) => *known.get_mut() = part,
-        Entry::Vacant(free) => drop(free.insert(part)),
+        Entry::Occupied(mut known) => {
+            *key_bytes += part.key_bytes();
+            *key_bytes -= known.insert(part).key_bytes();
+        }
+        Entry::Vacant(free) => {
+            *key_bytes += part.key_bytes();
+            free.insert(part);
+        }
     }
 }
 
 impl RangePart {
+    /// Returns the bytes of its ends.
+    fn key_bytes(&self) -> usize {
+        self.range.from.len() + self.range.to.as_ref().map_or(0, Vec::len)
+    }
+
     /// Returns true if another part lies in this one.
     fn has(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.range, &other.range);

@@ -131,11 +131,11 @@ impl KeyspaceSnapshot {
     }
 
     /// Gathers the records of the next few keys at an end, in ascending order, and takes them off the
-    /// range.
+    /// range. Beside the end stands the most leaves that are read.
     fn gather_range(
         &self,
         range: &mut Option<KeyRange>,
-        end: End,
+        (end, leaves): (End, usize),
         pages: &mut PagesAhead,
     ) -> Result<Vec<OwnedRecord>> {
         let Some(before) = range.clone() else { return Ok(Vec::new()) };
@@ -143,7 +143,7 @@ impl KeyspaceSnapshot {
             let state = self.state();
             let pin = state.pin();
             let (mut left, mut places, mut found) = (Some(before.clone()), Vec::new(), Vec::new());
-            state.scan_piece(&seen.index, &mut left, (end, LEAVES), &mut places, &pin)?;
+            state.scan_piece(&seen.index, &mut left, (end, leaves), &mut places, &pin)?;
             let taken = match (&left, end) {
                 (None, _) => before.clone(),
                 (Some(left), End::Front) => {
@@ -208,8 +208,8 @@ impl KeyspaceSnapshot {
     }
 }
 
-/// The most leaves that are read at once.
-const LEAVES: usize = 2;
+/// The most leaves that are read at once, behind the first one.
+const LEAVES_MAX: usize = 2;
 
 /// An iterator over a range of the keys of an ordered keyspace as of a snapshot, in ascending order, or
 /// from the back in descending order.
@@ -217,6 +217,8 @@ const LEAVES: usize = 2;
 pub struct SnapshotRange {
     snapshot: KeyspaceSnapshot,
     buffer: RangeBuffer<OwnedRecord>,
+    /// The number of leaves to gather next.
+    leaves: usize,
     pages: PagesAhead,
 }
 
@@ -229,7 +231,7 @@ impl SnapshotRange {
         } else if !snapshot.id().is_ordered() {
             buffer.end_with(Error::KeyspaceNotOrdered { name: snapshot.name() });
         }
-        Self { snapshot: snapshot.clone(), buffer, pages: PagesAhead::default() }
+        Self { snapshot: snapshot.clone(), buffer, leaves: 1, pages: PagesAhead::default() }
     }
 
     /// Skips the keys before `key`; see [`Range::seek`](crate::Range::seek).
@@ -255,9 +257,11 @@ impl SnapshotRange {
                 }
                 Popped::Failed(error) => return Some(Err(error)),
                 Popped::Missing => {
-                    let Self { snapshot, buffer, pages } = self;
+                    let Self { snapshot, buffer, leaves, pages } = self;
+                    let way = (end, *leaves);
                     let found =
-                        snapshot.check().and_then(|()| snapshot.gather_range(&mut buffer.left, end, pages));
+                        snapshot.check().and_then(|()| snapshot.gather_range(&mut buffer.left, way, pages));
+                    *leaves = LEAVES_MAX;
                     match found {
                         Ok(mut found) => {
                             if end == End::Back {

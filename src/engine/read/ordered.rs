@@ -119,7 +119,7 @@ impl State {
         while left.is_some() && goes_on() {
             places.clear();
             self.scan_piece(&contents.index, &mut left, (end, leaves), &mut places, pin)?;
-            leaves = LEAVES_MAX;
+            leaves = (leaves * 2).min(LEAVES_MAX);
             for place in &places {
                 if take(*place)? {
                     return Ok(());
@@ -186,6 +186,7 @@ impl State {
         pin: &'p Pin,
     ) -> Option<Option<Record<'p>>> {
         let aim = match end {
+            End::Front if range.from.is_empty() => Aim::First,
             End::Front => Aim::At(&range.from),
             End::Back => range.to.as_deref().map_or(Aim::Last, Aim::Before),
         };

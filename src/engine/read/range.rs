@@ -22,7 +22,7 @@ use crate::engine::state::{State, dropped};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::index::key_index::KeyIndex;
-use crate::index::tree::EntryPlace;
+use crate::index::tree::{EntryPlace, LEAF_MAX};
 use crate::mem::address_space::{OwnedRecord, Record};
 use crate::sync::epoch::Pin;
 
@@ -124,11 +124,19 @@ impl<R> RangeWalk<R> {
     ///
     /// # Errors
     ///
-    /// The errors of [`State::scan_piece`].
+    /// The errors of [`State::scan_piece`] for the first piece.
     fn gather_leaves(&mut self, state: &State, index: &KeyIndex, end: End, pin: &Pin) -> Result<()> {
         let Self { buffer, places, leaves, .. } = self;
         places.clear();
         state.scan_piece(index, &mut buffer.left, (end, *leaves), places, pin)?;
+        // A piece ends with its parent. Leaves are half full, or more, unless keys were removed.
+        let enough = (*leaves - 1) * LEAF_MAX / 2;
+        while places.len() < enough && buffer.left.is_some() {
+            if state.scan_piece(index, &mut buffer.left, (end, *leaves), places, pin).is_err() {
+                // The next call meets it first.
+                break;
+            }
+        }
         *leaves = (*leaves * 2).min(LEAVES_MAX);
         Ok(())
     }
@@ -424,7 +432,7 @@ impl<'v> ViewRange<'v> {
         if state.reads_singly() {
             windows[end as usize].note(walk.places.len());
         }
-        for (location, _) in walk.places.iter().take(RECORDS_AHEAD) {
+        for (location, _) in walk.places.iter().take(RECORDS_AHEAD + 1) {
             state.shared.space.prefetch_record(*location, *record_len);
         }
         walk.buffer.fill(end, mem::take(&mut walk.places));

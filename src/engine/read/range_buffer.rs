@@ -150,9 +150,11 @@ fn skip<R>(records: &mut vec::IntoIter<R>, from_last: bool, is_passed: impl Fn(&
         }
     };
     if unreadable > 0 {
-        let mut kept: Vec<R> = mem::take(records).collect();
-        kept.retain(|record| is_passed(record) != Some(true));
-        *records = kept.into_iter();
+        let beside = passed + unreadable;
+        let others = if from_last { 0..all.len() - beside } else { beside..all.len() };
+        let is_kept = |(at, record): &(usize, R)| others.contains(at) || is_passed(record) != Some(true);
+        let kept = mem::take(records).enumerate().filter(is_kept).map(|(_, record)| record);
+        *records = kept.collect::<Vec<_>>().into_iter();
     } else if let Some(last) = passed.checked_sub(1) {
         drop(if from_last { records.nth_back(last) } else { records.nth(last) });
     }

@@ -10,7 +10,7 @@
 //! **Concurrency.** A block is *loaded* once its bit is set. A thread that needs another block reads and verifies it into
 //! memory of its own. Under the loader's lock it stores the block (relaxed) and sets the bit (release), unless another
 //! thread was quicker. Every access to a line of a partial index comes after [`load_block`](IndexLines::load_block) of
-//! its block, which loads the bit (acquire). The writer changes lines of loaded blocks only. So each store here comes
+//! its block, or a look at it: both load the bit (acquire). The writer changes lines of loaded blocks only. So each store here comes
 //! before every other access to the line, and the protocols in the heads of `index::hash` and `index::tree` never see a
 //! block arrive. `hash::bucket_check` and `tree::node_check` say which lines a search needs.
 //!

@@ -182,7 +182,7 @@ fn partial_tree_merges_loaded_leaves_only() {
     for at in (0..20_000).step_by(1000) {
         // All keys of a leaf go.
         tree.check(Aim::At(&keys.0[at])).unwrap();
-        let leaf = tree.leaf_at(Aim::At(&keys.0[at]));
+        let (_, leaf) = tree.leaf_of(&keys.0[at]);
         for location in leaf.entries().map(leaf::LeafEntry::location) {
             let key = key_of(location, true).unwrap();
             loaded.reserve(1).unwrap();

@@ -226,25 +226,33 @@ fn explore_scans(
 
 #[test]
 fn loom_tree_scan_beside_a_split_finds_what_stays() {
-    // Two leaves have one parent; a third one makes it anew.
-    explore_scans(&[10, 20, 30], |writer| put(writer, 15), &[10, 20, 30]);
+    // The second of three leaves is split, and so is the parent.
+    explore_scans(&[10, 20, 30, 40, 50], |writer| put(writer, 35), &[10, 20, 30, 40, 50]);
 }
 
 #[test]
 fn loom_tree_scan_beside_a_merge_finds_what_stays() {
-    explore_scans(&[10, 20, 30, 40], |writer| remove(writer, 20), &[10, 30, 40]);
+    // The second of three leaves ends.
+    explore_scans(
+        &[10, 20, 30, 40, 50],
+        |writer| {
+            remove(writer, 30);
+            remove(writer, 40);
+        },
+        &[10, 20, 50],
+    );
 }
 
 #[test]
 fn loom_tree_scan_beside_a_reused_leaf_finds_what_stays() {
-    // The leaf that the removal takes out is built anew by the insert, as the neighbour.
+    // The node of the second of three leaves leaves the tree, and is built anew as the last one.
     explore_scans(
-        &[10, 20, 30],
+        &[10, 20, 30, 40, 50],
         |writer| {
-            remove(writer, 10);
-            put(writer, 40);
+            remove(writer, 30);
+            put(writer, 60);
         },
-        &[20, 30],
+        &[10, 20, 40, 50],
     );
 }
 

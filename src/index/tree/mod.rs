@@ -37,6 +37,10 @@
 //! look at the control word of n, behind the fence, finds another version. At the moment of that publication, or after
 //! it, n was the child for the range of the key. By induction from the root, the leaf is the one for the key.
 //!
+//! A scan may go on from a leaf to the next slot of the parent, and begins again at the root if the parent is *out*
+//! (`leaf_scan`). Until then the parent is the node for the range between its outer separators, and the others are
+//! those that the search found. So the induction goes on from there.
+//!
 //! A hit is validated like a miss: a node that is being built holds an entry before anybody may see it.
 
 mod announce;
@@ -66,13 +70,14 @@ mod search_tests;
 mod tests;
 
 use std::cmp;
+use std::ops::Range;
 use std::path::Path;
 use std::{fmt, io, sync::Arc};
 
 pub(crate) use self::fill::RunSource;
 use self::inner::{InnerView, Side, child_of};
 pub(crate) use self::leaf::{Beside, LEAF_MAX};
-use self::leaf::{LeafEntries, TiedEntries};
+use self::leaf::{LeafCopy, LeafEntries, LeafEntry, LeafView, TiedEntries};
 use self::node::{INNER_LINES, LEAF_LINES, TreeNode, Words};
 pub(crate) use self::node::{common_len, key_word};
 pub(crate) use self::writer::TreeWriter;
@@ -153,6 +158,8 @@ pub(crate) enum Aim<'k> {
     At(&'k [u8]),
     /// The leaf that may hold the greatest key below it.
     Before(&'k [u8]),
+    /// The first leaf.
+    First,
     /// The last leaf.
     Last,
 }
@@ -160,7 +167,7 @@ pub(crate) enum Aim<'k> {
 impl Aim<'_> {
     /// Returns true if a scan from there goes on with greater keys.
     fn ascends(self) -> bool {
-        matches!(self, Self::At(_))
+        matches!(self, Self::At(_) | Self::First)
     }
 
     /// Returns the slot of an inner node that leads on to the leaf.
@@ -169,8 +176,28 @@ impl Aim<'_> {
         match self {
             Self::At(key) => view.search(key, Side::At),
             Self::Before(key) => view.search(key, Side::Before),
+            Self::First => 0,
             Self::Last => view.count - 1,
         }
+    }
+
+    /// Returns the number of entries of its leaf that are before it; `None` if a tied one must be compared.
+    #[inline]
+    fn count_before(self, leaf: &impl LeafEntries) -> Option<usize> {
+        match self {
+            Self::At(key) | Self::Before(key) => {
+                Some(leaf.tied(key)).filter(Range::is_empty).map(|tied| tied.start)
+            }
+            Self::First => Some(0),
+            Self::Last => Some(leaf.count()),
+        }
+    }
+
+    /// Returns the entry of its leaf that is next to it, behind so many others.
+    #[inline]
+    fn next_to(self, leaf: &impl LeafEntries, before: usize) -> Option<LeafEntry> {
+        let slot = if self.ascends() { Some(before) } else { before.checked_sub(1) };
+        slot.filter(|slot| *slot < leaf.count()).map(|slot| leaf.entry(slot))
     }
 }
 
@@ -426,13 +453,24 @@ impl Tree {
         is_before: impl FnMut(EntryPlace, &[u8]) -> Result<bool, E>,
     ) -> Result<Option<EntryPlace>, E> {
         self.check(aim)?;
-        let leaf = self.leaf_at(aim);
-        let before = match aim {
-            Aim::At(key) | Aim::Before(key) => leaf.count_before(key, is_before)?,
-            Aim::Last => leaf.count(),
+        // It is copied only if records must be compared.
+        let mut leaf = LeafCopy::empty(0);
+        let (_, untied) = self.search(aim, |node, control| {
+            let here = LeafView::new(node, control);
+            let before = aim.count_before(&here);
+            if before.is_none() {
+                leaf.load(node, control);
+            }
+            before.map(|before| aim.next_to(&here, before))
+        });
+        let entry = match (untied, aim) {
+            (None, Aim::At(key) | Aim::Before(key)) => {
+                let before = leaf.count_before(key, is_before)?;
+                aim.next_to(&leaf, before)
+            }
+            (untied, _) => untied.flatten(),
         };
-        let slot = if aim.ascends() { Some(before) } else { before.checked_sub(1) };
-        Ok(slot.filter(|slot| *slot < leaf.count()).map(|slot| leaf.entry(slot).place()))
+        Ok(entry.map(LeafEntry::place))
     }
 
     #[inline]

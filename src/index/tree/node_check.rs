@@ -4,7 +4,7 @@
 //! **Concurrency.** While the tree is partial, a search first loads the nodes on the path to its leaf,
 //! and then begins at the root as always. Whatever the writer changes meanwhile, the path of the key
 //! consists of nodes that were loaded, and of nodes that the writer built: a node that takes over a key
-//! is one that the writer built (T1, T4). The writer builds nodes only with numbers that a node of the
+//! is one that the writer built (T1, T4). A scan goes on to a neighbour only if that is loaded. The writer builds nodes only with numbers that a node of the
 //! tree had before, or behind the last; it takes those that were free in the checkpoint once all blocks
 //! are loaded. A merge leaves out a neighbour that is not loaded.
 //!
@@ -146,7 +146,7 @@ impl Tree {
         }
         self.lines().check_ended()?;
         let Some(loader) = self.loader().filter(|_| flags & PARTIAL != 0) else { return Ok(()) };
-        // Acquire: as in `leaf`.
+        // Acquire: as in `search`.
         while !self.load_path(loader, Root(self.head.0.root.load(Ordering::Acquire)), aim)? {
             spin_loop();
         }
@@ -167,7 +167,7 @@ impl Tree {
             let view = InnerView::new(&node, control);
             let slot = aim.slot_in(&view);
             let word = view.slot(slot);
-            // Acquire: as in `leaf_below`.
+            // Acquire: as in `walk_below`.
             fence(Ordering::Acquire);
             if node.control_unordered() != control {
                 return Ok(false);

@@ -15,14 +15,6 @@ pub(super) enum NodePlace<'t> {
 }
 
 impl Tree {
-    /// Copies the leaf of an aim as of one moment.
-    #[inline]
-    pub(super) fn leaf_at(&self, aim: Aim<'_>) -> LeafCopy {
-        let mut leaf = LeafCopy::empty(0);
-        self.search(aim, |node, control| leaf.load(node, control));
-        leaf
-    }
-
     /// Copies the leaf that may hold a key, as of one moment, with its number.
     #[inline]
     pub(super) fn leaf_of(&self, key: &[u8]) -> (u32, LeafCopy) {
@@ -39,7 +31,11 @@ impl Tree {
 
     /// Reads from the leaf of an aim as of one moment. Returns its number, and what `read` returned.
     #[inline]
-    fn search<R>(&self, aim: Aim<'_>, mut read: impl FnMut(TreeNode<'_>, Control) -> R) -> (u32, R) {
+    pub(super) fn search<R>(
+        &self,
+        aim: Aim<'_>,
+        mut read: impl FnMut(TreeNode<'_>, Control) -> R,
+    ) -> (u32, R) {
         loop {
             // Acquire: pairs with the release of the store that published the root.
             let root = Root(self.head.0.root.load(Ordering::Acquire));

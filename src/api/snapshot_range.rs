@@ -143,7 +143,7 @@ impl KeyspaceSnapshot {
             let state = self.state();
             let pin = state.pin();
             let (mut left, mut places, mut found) = (Some(before.clone()), Vec::new(), Vec::new());
-            state.scan_piece(&seen.index, &mut left, (end, leaves), &mut places, &pin)?;
+            state.scan_piece(&seen.index, &mut left, (end, &mut { leaves }), &mut places, &pin)?;
             let taken = match (&left, end) {
                 (None, _) => before.clone(),
                 (Some(left), End::Front) => {

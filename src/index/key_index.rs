@@ -162,7 +162,7 @@ impl KeyIndex {
                     out.push(location);
                     all_verified &= is_verified;
                 };
-                let next = tree.scan((&from.key, None), SCANNED_LEAVES, take, is_before)?;
+                let next = tree.scan((&from.key, None), &mut { SCANNED_LEAVES }, take, is_before)?;
                 Ok((next.as_deref().map(ScanPosition::of_key), all_verified))
             }
         }

@@ -43,7 +43,7 @@ impl State {
 
     /// Appends the places of the records of the next few keys at an end of a range, in the order in which that
     /// end returns them, and takes the keys off the range; it is `None` once no key may be left. Beside the
-    /// end stands the most leaves that are read.
+    /// end stands the most leaves that are read; those that were are taken off.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ impl State {
         &self,
         index: &KeyIndex,
         range: &mut Option<KeyRange>,
-        (end, leaves): (End, usize),
+        (end, leaves): (End, &mut usize),
         out: &mut Vec<EntryPlace>,
         pin: &Pin,
     ) -> Result<()> {
@@ -61,7 +61,7 @@ impl State {
             *range = None;
             return Ok(());
         };
-        out.reserve(leaves * LEAF_MAX);
+        out.reserve(*leaves * LEAF_MAX);
         let is_before = |place, key: &[u8]| self.is_before(place, key, pin);
         let (bounds, take) = ((&*left.from, left.to.as_deref()), |place| out.push(place));
         let next = match end {
@@ -118,7 +118,7 @@ impl State {
         let (mut places, mut leaves) = (Vec::new(), 1);
         while left.is_some() && goes_on() {
             places.clear();
-            self.scan_piece(&contents.index, &mut left, (end, leaves), &mut places, pin)?;
+            self.scan_piece(&contents.index, &mut left, (end, &mut { leaves }), &mut places, pin)?;
             leaves = (leaves * 2).min(LEAVES_MAX);
             for place in &places {
                 if take(*place)? {

@@ -22,7 +22,7 @@ use crate::engine::state::{State, dropped};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::index::key_index::KeyIndex;
-use crate::index::tree::{EntryPlace, LEAF_MAX};
+use crate::index::tree::EntryPlace;
 use crate::mem::address_space::{OwnedRecord, Record};
 use crate::sync::epoch::Pin;
 
@@ -128,11 +128,11 @@ impl<R> RangeWalk<R> {
     fn gather_leaves(&mut self, state: &State, index: &KeyIndex, end: End, pin: &Pin) -> Result<()> {
         let Self { buffer, places, leaves, .. } = self;
         places.clear();
-        state.scan_piece(index, &mut buffer.left, (end, *leaves), places, pin)?;
-        // A piece ends with its parent. Leaves are half full, or more, unless keys were removed.
-        let enough = (*leaves - 1) * LEAF_MAX / 2;
-        while places.len() < enough && buffer.left.is_some() {
-            if state.scan_piece(index, &mut buffer.left, (end, *leaves), places, pin).is_err() {
+        let mut rest = *leaves;
+        state.scan_piece(index, &mut buffer.left, (end, &mut rest), places, pin)?;
+        // A piece ends with its parent.
+        while rest > 0 && buffer.left.is_some() {
+            if state.scan_piece(index, &mut buffer.left, (end, &mut rest), places, pin).is_err() {
                 // The next call meets it first.
                 break;
             }

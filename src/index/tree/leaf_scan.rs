@@ -95,6 +95,11 @@ impl Tree {
 }
 
 impl LeafScan<'_> {
+    /// Returns the number of leaves that it may still read.
+    pub(super) fn left(&self) -> usize {
+        self.ahead.leaves
+    }
+
     /// Returns the separator between the leaf and the next one in the direction of the scan.
     pub(super) fn fence(&self) -> Option<&[u8]> {
         self.ahead.has_fence.then_some(&*self.ahead.fence)

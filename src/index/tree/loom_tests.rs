@@ -197,9 +197,9 @@ fn scanned(tree: &Tree, ascends: bool) -> Vec<u8> {
         let bounds = (&**start, to.as_deref());
         let take = |(location, _)| found.push(key_of(location, true).unwrap()[0]);
         if ascends {
-            from = tree.scan(bounds, 3, take, is_before).unwrap();
+            from = tree.scan(bounds, &mut 3, take, is_before).unwrap();
         } else {
-            to = tree.scan_back(bounds, 3, take, is_before).unwrap();
+            to = tree.scan_back(bounds, &mut 3, take, is_before).unwrap();
             from = from.filter(|_| to.is_some());
         }
     }

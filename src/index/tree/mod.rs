@@ -377,8 +377,9 @@ impl Tree {
     }
 
     /// Calls `take` with the places of the records of the next few keys at the front of a range, in order: of
-    /// those in `leaves` leaves at most. Returns the least key of the rest of the range; `None` if nothing is
-    /// left of it. `is_before` tells if the key of the record at a place is before another one.
+    /// those in `leaves` leaves at most, and takes the leaves that it read off that number. Returns the least
+    /// key of the rest of the range; `None` if nothing is left of it. `is_before` tells if the key of the record
+    /// at a place is before another one.
     ///
     /// # Errors
     ///
@@ -386,13 +387,13 @@ impl Tree {
     pub(crate) fn scan<E: From<BlockError>>(
         &self,
         (from, to): (&[u8], Option<&[u8]>),
-        leaves: usize,
+        leaves: &mut usize,
         mut take: impl FnMut(EntryPlace),
         mut is_before: impl FnMut(EntryPlace, &[u8]) -> Result<bool, E>,
     ) -> Result<Option<Vec<u8>>, E> {
         self.check(Aim::At(from))?;
         let is_within = |fence: &[u8]| to.is_none_or(|to| *fence < *to);
-        let mut scan = self.scan_leaves(Aim::At(from), leaves);
+        let mut scan = self.scan_leaves(Aim::At(from), *leaves);
         let start = scan.leaf.count_before(from, &mut is_before)?;
         let is_last = !scan.fence().is_some_and(is_within);
         let end = match to.filter(|_| is_last) {
@@ -400,6 +401,7 @@ impl Tree {
             None => scan.leaf.count(),
         };
         (start..end).for_each(|slot| take(scan.leaf.entry(slot).place()));
+        *leaves = scan.left();
         if is_last {
             return Ok(None);
         }
@@ -407,6 +409,7 @@ impl Tree {
         while scan.advance(is_within) {
             scan.leaf.entries().for_each(|entry| take(entry.place()));
         }
+        *leaves = scan.left();
         Ok(scan.into_fence())
     }
 
@@ -419,18 +422,19 @@ impl Tree {
     pub(crate) fn scan_back<E: From<BlockError>>(
         &self,
         (from, to): (&[u8], Option<&[u8]>),
-        leaves: usize,
+        leaves: &mut usize,
         mut take: impl FnMut(EntryPlace),
         mut is_before: impl FnMut(EntryPlace, &[u8]) -> Result<bool, E>,
     ) -> Result<Option<Vec<u8>>, E> {
         let aim = to.map_or(Aim::Last, Aim::Before);
         self.check(aim)?;
         let is_within = |fence: &[u8]| *fence > *from;
-        let mut scan = self.scan_leaves(aim, leaves);
+        let mut scan = self.scan_leaves(aim, *leaves);
         let end = to.map_or(Ok(scan.leaf.count()), |to| scan.leaf.count_before(to, &mut is_before))?;
         let is_last = !scan.fence().is_some_and(is_within);
         let start = if is_last { scan.leaf.count_before(from, &mut is_before)? } else { 0 };
         (start..end).rev().for_each(|slot| take(scan.leaf.entry(slot).place()));
+        *leaves = scan.left();
         if is_last {
             return Ok(None);
         }
@@ -438,6 +442,7 @@ impl Tree {
         while scan.advance(is_within) {
             scan.leaf.entries().rev().for_each(|entry| take(entry.place()));
         }
+        *leaves = scan.left();
         Ok(scan.into_fence())
     }
 

@@ -151,7 +151,7 @@ pub(super) fn forward(tree: &Tree, keys: &Keys, from: &[u8], to: Option<&[u8]>) 
         let is_before =
             |(location, _), key: &[u8]| Ok::<_, BlockError>(key_of(location, true).unwrap() < key);
         next = tree
-            .scan((&at, to), 1 + found.len() % 5, |(location, _)| found.push(location), is_before)
+            .scan((&at, to), &mut (1 + found.len() % 5), |(location, _)| found.push(location), is_before)
             .unwrap();
     }
     found
@@ -164,9 +164,9 @@ pub(super) fn backward(tree: &Tree, keys: &Keys, from: &[u8], to: Option<&[u8]>)
     while let Some(at) = next {
         let is_before =
             |(location, _), key: &[u8]| Ok::<_, BlockError>(key_of(location, true).unwrap() < key);
-        let (bounds, leaves) = ((from, at.as_deref()), 1 + found.len() % 5);
+        let (bounds, mut leaves) = ((from, at.as_deref()), 1 + found.len() % 5);
         let take = |(location, _)| found.push(location);
-        let lower = tree.scan_back(bounds, leaves, take, is_before).unwrap();
+        let lower = tree.scan_back(bounds, &mut leaves, take, is_before).unwrap();
         next = lower.map(Some);
     }
     found

@@ -326,7 +326,8 @@ pub struct ViewRange<'v> {
     walk: RangeWalk<EntryPlace>,
     /// The gathered records at the front and at the back.
     windows: [AheadWindow; 2],
-    /// The number of bytes that are prefetched of a record: as many as the last one had.
+    /// The number of bytes that are prefetched of a record: at first as many as the keyspace's records have on
+    /// average, and then as many as the last one had.
     record_len: usize,
 }
 

@@ -377,9 +377,9 @@ impl Tree {
     }
 
     /// Calls `take` with the places of the records of the next few keys at the front of a range, in order: of
-    /// those in `leaves` leaves at most, and takes the leaves that it read off that number. Returns the least
-    /// key of the rest of the range; `None` if nothing is left of it. `is_before` tells if the key of the record
-    /// at a place is before another one.
+    /// those in `leaves` leaves at most. Returns the least key of the rest of the range, and takes the leaves that
+    /// it read off their number; `None` if nothing is left of the range. `is_before` tells if the key of the
+    /// record at a place is before another one.
     ///
     /// # Errors
     ///
@@ -401,7 +401,6 @@ impl Tree {
             None => scan.leaf.count(),
         };
         (start..end).for_each(|slot| take(scan.leaf.entry(slot).place()));
-        *leaves = scan.left();
         if is_last {
             return Ok(None);
         }
@@ -434,7 +433,6 @@ impl Tree {
         let is_last = !scan.fence().is_some_and(is_within);
         let start = if is_last { scan.leaf.count_before(from, &mut is_before)? } else { 0 };
         (start..end).rev().for_each(|slot| take(scan.leaf.entry(slot).place()));
-        *leaves = scan.left();
         if is_last {
             return Ok(None);
         }

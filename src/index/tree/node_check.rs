@@ -4,9 +4,9 @@
 //! **Concurrency.** While the tree is partial, a search first loads the nodes on the path to its leaf,
 //! and then begins at the root as always. Whatever the writer changes meanwhile, the path of the key
 //! consists of nodes that were loaded, and of nodes that the writer built: a node that takes over a key
-//! is one that the writer built (T1, T4). A scan goes on to a neighbour only if that is loaded. The writer builds nodes only with numbers that a node of the
+//! is one that the writer built (T1, T4). The writer builds nodes only with numbers that a node of the
 //! tree had before, or behind the last; it takes those that were free in the checkpoint once all blocks
-//! are loaded. A merge leaves out a neighbour that is not loaded.
+//! are loaded. A merge leaves out a neighbour that is not loaded, and a scan searches for it.
 //!
 //! **Damage.** A node that a search could not walk is refused like a wrong checksum: offsets behind the
 //! end of the node, separators or fragments that fall. So is a link to a node of another level, to one

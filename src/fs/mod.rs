@@ -130,8 +130,10 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     fn check_place(&self) -> Result<(), Misplaced>;
     /// Returns a stamp of the names in the directory. It shows, too, that its path leads to it. `None` if
     /// that is unknown, or if a name changed so short a time ago that the next change might have the same
-    /// stamp.
-    fn names_stamp(&self) -> Option<NamesStamp>;
+    /// stamp. Then each sync checks each name.
+    fn names_stamp(&self) -> Option<NamesStamp> {
+        None
+    }
     /// Returns the [`Identity::inode`] of a file; `None` if the name is free. A link is not
     /// followed.
     fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>>;

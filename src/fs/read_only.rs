@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::tuning::Tuning;
-use super::{Access, Claim, Dir, File, Lock, LockFailure, Medium, Misplaced, NamesStamp};
+use super::{Access, Claim, Dir, File, Lock, LockFailure, Medium, Misplaced};
 use crate::format::file_name;
 
 /// A directory in which files are opened for reading only, and the lock is taken for reading.
@@ -62,10 +62,6 @@ impl Dir for ReadOnlyDir {
 
     fn check_place(&self) -> Result<(), Misplaced> {
         self.dir.check_place()
-    }
-
-    fn names_stamp(&self) -> Option<NamesStamp> {
-        self.dir.names_stamp()
     }
 
     fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {

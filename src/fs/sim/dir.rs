@@ -13,9 +13,7 @@ use super::model::{DirChange, Event, NodeId, inode_of, page_count, split};
 use super::stored::Stored;
 use crate::error::Resource;
 use crate::fs::tuning::Tuning;
-use crate::fs::{
-    Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, NamesStamp, Standing,
-};
+use crate::fs::{Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing};
 use crate::mem::mapping::{Backing, Mapping};
 
 /// The directory of a simulated machine.
@@ -80,11 +78,6 @@ impl Dir for SimDir {
         // On a full disk the note is lost.
         drop(machine.write_note(node, &note.unwrap_or_default()));
         Ok(())
-    }
-
-    fn names_stamp(&self) -> Option<NamesStamp> {
-        // Each sync checks each name, so that the tests meet every order of these checks.
-        None
     }
 
     fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {

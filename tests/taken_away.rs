@@ -4,9 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::SystemTime;
 
 use mapcask::{Durability, Error, Options, Store};
 
@@ -52,54 +50,6 @@ fn flush(store: &Store) -> mapcask::Result<()> {
 
 type Call = fn(&Store) -> mapcask::Result<()>;
 const CALLS: [(&str, Call); 3] = [("insert", durable_insert), ("flush", flush), ("compact", compact)];
-
-/// Makes durable writes until the last change of a name is three seconds old. Then a sync checks the names by
-/// one look at the directory.
-fn settle(stores: &[(tempfile::TempDir, Store)]) {
-    let newest = stores.iter().map(|(scratch, _)| fs::metadata(scratch.path().join("data")).unwrap().ctime());
-    let newest = u64::try_from(newest.max().unwrap()).unwrap();
-    while SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() <= newest + 3 {
-        durable_insert(&stores[0].1).unwrap();
-    }
-    for (_, store) in stores {
-        durable_insert(store).unwrap();
-    }
-}
-
-/// Cause: a sync that looks at the directory alone could take a changed name for one that it has checked.
-#[test]
-fn names_that_change_late_fail_the_next_sync() {
-    let names = ["MANIFEST.0", "MANIFEST.1", "0000000001.seg", "."];
-    let cases: Vec<_> = names.iter().flat_map(|name| TAKINGS.map(|taking| (*name, taking))).collect();
-    let stores: Vec<_> = cases
-        .iter()
-        .map(|_| {
-            let scratch = scratch();
-            let store = open(scratch.path().join("data")).unwrap();
-            store.insert("key", "value").unwrap();
-            (scratch, store)
-        })
-        .collect();
-    settle(&stores);
-    for ((name, (how, taking)), (scratch, store)) in cases.iter().zip(&stores) {
-        let (path, aside) = (scratch.path().join("data"), scratch.path().join("aside"));
-        if *name == "." {
-            // The directory itself: another one takes its place.
-            fs::rename(&path, &aside).unwrap();
-            fs::create_dir(&path).unwrap();
-        } else {
-            taking(&path.join(name), &aside);
-        }
-        let error = durable_insert(store).expect_err("what was written cannot be found");
-        let Error::Poisoned { cause } = &error else { panic!("{name} {how}: {error}") };
-        let is_right = match *name {
-            "." => matches!(**cause, Error::DirectoryGone { replaced: true, .. }),
-            "0000000001.seg" => matches!(**cause, Error::MissingSegment { .. }),
-            _ => matches!(&**cause, Error::FileGone { path } if path.ends_with(name)),
-        };
-        assert!(is_right, "{name} {how}: {error}");
-    }
-}
 
 /// Takes a file of an open store away and makes a call that promises durability. Returns the errors
 /// of the call and of the close.

@@ -13,27 +13,21 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{Access, Medium, NamesStamp, Standing, identity, platform};
+use super::{Access, Medium, Standing, identity, platform};
 use crate::format::file_name;
 use crate::format::file_name::MANIFESTS;
 
 /// The owner shown for files of users without a name in this namespace (`overflowuid`, proc(5)).
 const NOBODY: u32 = 65_534;
-/// A change is settled if it is older than this, in seconds. A file system counts time in steps: two changes
-/// in one step have the same time. Steps are milliseconds as a rule, and two seconds at most.
-const SETTLED: i64 = 2;
 
 /// An open directory.
 #[derive(Debug)]
 pub(super) struct Place {
     dir: File,
-    /// Its device and inode.
-    inode: (u64, u64),
     /// True if the file system counts the names of directories, so that a count of zero means a
     /// removed one.
     counts_names: bool,
@@ -55,21 +49,8 @@ impl Place {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let dir = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
         let dir = platform::above_standard_streams(File::from(dir))?;
-        let found = dir.metadata()?;
-        let inode = (found.dev(), found.ino());
-        Ok(Self { dir, inode, counts_names: found.nlink() > 0, like: OnceLock::new() })
-    }
-
-    /// Returns the stamp of its names, if the path still leads to it, and the last change is settled at the
-    /// time `now`.
-    pub(super) fn names_stamp(&self, path: &Path, now: SystemTime) -> Option<NamesStamp> {
-        let there = std::fs::metadata(path).ok()?;
-        let inode = (there.dev(), there.ino());
-        let now = i64::try_from(now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs()).ok()?;
-        // Both are whole seconds, so the change is older than that.
-        let is_settled = there.ctime().checked_add(SETTLED)? < now;
-        let changed = (there.ctime(), there.ctime_nsec());
-        (inode == self.inode && is_settled).then_some(NamesStamp { inode, changed })
+        let counts_names = dir.metadata()?.nlink() > 0;
+        Ok(Self { dir, counts_names, like: OnceLock::new() })
     }
 
     /// Returns if the path still leads to this directory.
@@ -317,7 +298,6 @@ fn of_what_is_no_file(errno: Errno) -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::time::Duration;
 
     use super::*;
 
@@ -326,29 +306,6 @@ mod tests {
         let dir = tempfile::tempdir_in(here.parent().expect("it lies in a folder")).unwrap();
         let place = Place::open(dir.path()).unwrap();
         (dir, place)
-    }
-
-    #[test]
-    fn stamp_of_names_is_that_of_a_settled_directory_at_its_path() {
-        let (dir, place) = scratch();
-        let settled = SystemTime::now() + Duration::from_secs(4);
-        let stamp = |path: &Path| place.names_stamp(path, settled);
-        assert_eq!(place.names_stamp(dir.path(), SystemTime::now()), None, "a change is a moment old");
-        assert_eq!(place.names_stamp(dir.path(), SystemTime::UNIX_EPOCH), None, "the clock was set back");
-        let before = stamp(dir.path()).unwrap();
-        assert_eq!(stamp(dir.path()), Some(before));
-        // Some file systems give changes within some milliseconds the same time.
-        let made = (0..u32::MAX).find(|name| {
-            std::fs::write(dir.path().join(name.to_string()), "1").unwrap();
-            stamp(dir.path()) != Some(before)
-        });
-        let after = stamp(dir.path()).unwrap();
-        // The contents of a file are no name.
-        std::fs::write(dir.path().join(made.unwrap().to_string()), "2").unwrap();
-        assert_eq!(stamp(dir.path()), Some(after));
-        let (elsewhere, _) = scratch();
-        assert_eq!(stamp(elsewhere.path()), None);
-        assert_eq!(stamp(&dir.path().join("missing")), None);
     }
 
     #[test]

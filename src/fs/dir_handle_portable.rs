@@ -7,9 +7,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use super::{Access, Medium, NamesStamp, Standing};
+use super::{Access, Medium, Standing};
 
 /// A directory, known by its path.
 #[derive(Debug)]
@@ -25,10 +24,6 @@ impl Place {
 
     pub(super) fn standing(&self, _: &Path) -> io::Result<Standing> {
         Ok(if self.path.is_dir() { Standing::Here } else { Standing::Removed })
-    }
-
-    pub(super) fn names_stamp(&self, _: &Path, _: SystemTime) -> Option<NamesStamp> {
-        None
     }
 
     pub(super) fn list(&self) -> io::Result<Vec<String>> {

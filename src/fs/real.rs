@@ -9,13 +9,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::dir_handle::Place;
 use super::lock::{self, HeldClaim, HoldingFile};
 use super::{
-    Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, NamesStamp, Standing, identity,
-    platform,
+    Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing, identity, platform,
 };
 use crate::error::{RanOut, Resource};
 use crate::mem::mapping::Mapping;
@@ -111,10 +110,6 @@ impl Dir for RealDir {
         }
         let mut holding = self.holding.lock();
         if holding.as_mut().is_none_or(HeldClaim::is_safe) { Ok(()) } else { Err(Misplaced::Unlocked) }
-    }
-
-    fn names_stamp(&self) -> Option<NamesStamp> {
-        self.place.get()?.names_stamp(&self.path, SystemTime::now())
     }
 
     fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {

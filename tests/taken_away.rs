@@ -4,7 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
+use std::time::SystemTime;
 
 use mapcask::{Durability, Error, Options, Store};
 
@@ -50,6 +53,65 @@ fn flush(store: &Store) -> mapcask::Result<()> {
 
 type Call = fn(&Store) -> mapcask::Result<()>;
 const CALLS: [(&str, Call); 3] = [("insert", durable_insert), ("flush", flush), ("compact", compact)];
+
+/// Waits until the last change of a name in each directory is three seconds old. Then a sync looks at the
+/// directory alone.
+fn settle<'a>(scratches: impl Iterator<Item = &'a tempfile::TempDir>) {
+    let paths = scratches.map(|scratch| scratch.path().join("data"));
+    let newest = paths.map(|path| fs::metadata(path).unwrap().ctime()).max().unwrap();
+    let newest = u64::try_from(newest).unwrap();
+    while SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() <= newest + 3 {
+        thread::yield_now();
+    }
+}
+
+/// Takes each name of a store away, long after the store was made, and then makes a durable write. `between`
+/// runs on all stores before the first write.
+fn take_away_late(between: impl Fn(&[(tempfile::TempDir, Store)])) {
+    let names = ["MANIFEST.0", "MANIFEST.1", "0000000001.seg", "."];
+    let cases: Vec<_> = names.iter().flat_map(|name| TAKINGS.map(|taking| (*name, taking))).collect();
+    let made = cases.iter().map(|_| {
+        let scratch = scratch();
+        let store = open(scratch.path().join("data")).unwrap();
+        (scratch, store)
+    });
+    let stores: Vec<_> = made.collect();
+    settle(stores.iter().map(|(scratch, _)| scratch));
+    for ((name, (_, taking)), (scratch, store)) in cases.iter().zip(&stores) {
+        durable_insert(store).unwrap();
+        let (path, aside) = (scratch.path().join("data"), scratch.path().join("aside"));
+        if *name == "." {
+            // The directory itself: another one takes its place.
+            fs::rename(&path, &aside).unwrap();
+            fs::create_dir(&path).unwrap();
+        } else {
+            taking(&path.join(name), &aside);
+        }
+    }
+    between(&stores);
+    for ((name, (how, _)), (_, store)) in cases.iter().zip(&stores) {
+        let error = durable_insert(store).expect_err("what was written cannot be found");
+        let Error::Poisoned { cause } = &error else { panic!("{name} {how}: {error}") };
+        let is_right = match *name {
+            "." => matches!(**cause, Error::DirectoryGone { replaced: true, .. }),
+            "0000000001.seg" => matches!(**cause, Error::MissingSegment { .. }),
+            _ => matches!(&**cause, Error::FileGone { path } if path.ends_with(name)),
+        };
+        assert!(is_right, "{name} {how}: {error}");
+    }
+}
+
+/// Cause: a sync that looks at the directory alone could take a changed name for one that it has checked.
+#[test]
+fn names_that_change_late_fail_the_next_sync() {
+    take_away_late(|_| ());
+}
+
+/// The same when the change is no longer new, so that the directory has a stamp again.
+#[test]
+fn names_that_changed_some_time_ago_fail_the_next_sync() {
+    take_away_late(|stores| settle(stores.iter().map(|(scratch, _)| scratch)));
+}
 
 /// Takes a file of an open store away and makes a call that promises durability. Returns the errors
 /// of the call and of the close.

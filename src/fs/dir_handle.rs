@@ -13,21 +13,27 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{Access, Medium, Standing, identity, platform};
+use super::{Access, Medium, NamesStamp, Standing, identity, platform};
 use crate::format::file_name;
 use crate::format::file_name::MANIFESTS;
 
 /// The owner shown for files of users without a name in this namespace (`overflowuid`, proc(5)).
 const NOBODY: u32 = 65_534;
+/// A change is settled if it is older than this, in seconds. A file system counts time in steps: two changes
+/// in one step have the same time. Steps are milliseconds as a rule, and two seconds at most.
+const SETTLED: i64 = 2;
 
 /// An open directory.
 #[derive(Debug)]
 pub(super) struct Place {
     dir: File,
+    /// Its device and inode.
+    inode: (u64, u64),
     /// True if the file system counts the names of directories, so that a count of zero means a
     /// removed one.
     counts_names: bool,
@@ -49,21 +55,30 @@ impl Place {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let dir = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
         let dir = platform::above_standard_streams(File::from(dir))?;
-        let counts_names = dir.metadata()?.nlink() > 0;
-        Ok(Self { dir, counts_names, like: OnceLock::new() })
+        let found = dir.metadata()?;
+        Ok(Self { dir, inode: inode_of(&found), counts_names: found.nlink() > 0, like: OnceLock::new() })
     }
 
-    /// Returns if the path still leads to this directory.
-    pub(super) fn standing(&self, path: &Path) -> io::Result<Standing> {
-        let ours = identity::identity(&self.dir)?;
-        if self.counts_names && ours.links == 0 {
-            return Ok(Standing::Removed);
+    /// Returns if the path still leads to this directory, and the stamp of its names. There is a stamp if the
+    /// path leads to it, and the last change of a name is settled at the time `now`.
+    pub(super) fn standing(
+        &self,
+        path: &Path,
+        now: SystemTime,
+    ) -> io::Result<(Standing, Option<NamesStamp>)> {
+        let there = std::fs::metadata(path).ok();
+        let inode = there.as_ref().map(inode_of);
+        if inode != Some(self.inode) {
+            let ours = identity::identity(&self.dir)?;
+            if self.counts_names && ours.links == 0 {
+                return Ok((Standing::Removed, None));
+            }
+            // No path: moved, or out of this process's sight. No other directory can be mistaken for it.
+            if inode.is_some_and(|inode| inode != ours.inode) {
+                return Ok((Standing::Replaced, None));
+            }
         }
-        match std::fs::metadata(path) {
-            Ok(there) if (there.dev(), there.ino()) != ours.inode => Ok(Standing::Replaced),
-            // Moved, or out of this process's sight: no other directory can be mistaken for it.
-            _ => Ok(Standing::Here),
-        }
+        Ok((Standing::Here, there.and_then(|there| settled_stamp(&there, now))))
     }
 
     /// Returns the names in the directory.
@@ -295,9 +310,23 @@ fn of_what_is_no_file(errno: Errno) -> io::Error {
     }
 }
 
+fn inode_of(found: &Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
+/// Returns the stamp of the names in a directory, if their last change is settled at the time `now`.
+fn settled_stamp(directory: &Metadata, now: SystemTime) -> Option<NamesStamp> {
+    let changed = (directory.ctime(), directory.ctime_nsec());
+    let now = i64::try_from(now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs()).ok()?;
+    // Both are whole seconds, so the change is older than that.
+    let is_settled = changed.0.checked_add(SETTLED)? < now;
+    is_settled.then_some(NamesStamp { inode: inode_of(directory), changed })
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::time::Duration;
 
     use super::*;
 
@@ -306,6 +335,30 @@ mod tests {
         let dir = tempfile::tempdir_in(here.parent().expect("it lies in a folder")).unwrap();
         let place = Place::open(dir.path()).unwrap();
         (dir, place)
+    }
+
+    #[test]
+    fn stamp_of_names_is_that_of_a_settled_directory_at_its_path() {
+        let (dir, place) = scratch();
+        let settled = SystemTime::now() + Duration::from_secs(4);
+        let at = |path: &Path, now| place.standing(path, now).unwrap().1;
+        let stamp = |path: &Path| at(path, settled);
+        assert_eq!(at(dir.path(), SystemTime::now()), None, "a change is a moment old");
+        assert_eq!(at(dir.path(), SystemTime::UNIX_EPOCH), None, "the clock was set back");
+        let before = stamp(dir.path()).unwrap();
+        assert_eq!(stamp(dir.path()), Some(before));
+        // Some file systems give changes within some milliseconds the same time.
+        let made = (0..u32::MAX).find(|name| {
+            std::fs::write(dir.path().join(name.to_string()), "1").unwrap();
+            stamp(dir.path()) != Some(before)
+        });
+        let after = stamp(dir.path()).unwrap();
+        // The contents of a file are no name.
+        std::fs::write(dir.path().join(made.unwrap().to_string()), "2").unwrap();
+        assert_eq!(stamp(dir.path()), Some(after));
+        let (elsewhere, _) = scratch();
+        assert_eq!(stamp(elsewhere.path()), None);
+        assert_eq!(stamp(&dir.path().join("missing")), None);
     }
 
     #[test]
@@ -370,13 +423,14 @@ mod tests {
         let (here, there) = (dir.path().join("here"), dir.path().join("there"));
         std::fs::create_dir(&here).unwrap();
         let place = Place::open(&here).unwrap();
-        assert_eq!(place.standing(&here).unwrap(), Standing::Here);
+        let standing = |path| place.standing(path, SystemTime::now()).unwrap().0;
+        assert_eq!(standing(&here), Standing::Here);
         std::fs::rename(&here, &there).unwrap();
-        assert_eq!(place.standing(&here).unwrap(), Standing::Here, "moved, and nothing in its place");
+        assert_eq!(standing(&here), Standing::Here, "moved, and nothing in its place");
         std::fs::create_dir(&here).unwrap();
-        assert_eq!(place.standing(&here).unwrap(), Standing::Replaced);
+        assert_eq!(standing(&here), Standing::Replaced);
         std::fs::remove_dir(&there).unwrap();
-        assert_eq!(place.standing(&here).unwrap(), Standing::Removed);
+        assert_eq!(standing(&here), Standing::Removed);
     }
 
     #[test]

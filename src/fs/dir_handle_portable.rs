@@ -7,8 +7,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use super::{Access, Medium, Standing};
+use super::{Access, Medium, NamesStamp, Standing};
 
 /// A directory, known by its path.
 #[derive(Debug)]
@@ -22,8 +23,8 @@ impl Place {
         fs::read_dir(path).map(|_| Self { path: path.to_owned() })
     }
 
-    pub(super) fn standing(&self, _: &Path) -> io::Result<Standing> {
-        Ok(if self.path.is_dir() { Standing::Here } else { Standing::Removed })
+    pub(super) fn standing(&self, _: &Path, _: SystemTime) -> io::Result<(Standing, Option<NamesStamp>)> {
+        Ok((if self.path.is_dir() { Standing::Here } else { Standing::Removed }, None))
     }
 
     pub(super) fn list(&self) -> io::Result<Vec<String>> {

@@ -60,6 +60,16 @@ pub(crate) struct Identity {
     pub(crate) inode: (u64, u64),
 }
 
+/// The last change of the names in a directory. The same stamp at two times shows that no name was made,
+/// removed or replaced between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NamesStamp {
+    /// Device and inode of the directory.
+    inode: (u64, u64),
+    /// The time of its last change, in seconds and nanoseconds.
+    changed: (i64, i64),
+}
+
 /// The location of an open directory, compared with its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -118,6 +128,12 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     /// Checks that files written to the directory can still be found by its path, and that no other
     /// process can be writing to it. A directory that was moved, with nothing in its place, passes.
     fn check_place(&self) -> Result<(), Misplaced>;
+    /// Does as [`Self::check_place`], by one look at the directory if its path leads to it and its names have
+    /// not changed since the stamp `last`. Returns the stamp of its names from before all checks. `None` if that
+    /// is unknown, or if a name changed so short a time ago that the next change might have the same stamp.
+    fn check_place_since(&self, _last: Option<NamesStamp>) -> Result<Option<NamesStamp>, Misplaced> {
+        self.check_place().map(|()| None)
+    }
     /// Returns the [`Identity::inode`] of a file; `None` if the name is free. A link is not
     /// followed.
     fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>>;

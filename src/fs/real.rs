@@ -9,12 +9,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::dir_handle::Place;
 use super::lock::{self, HeldClaim, HoldingFile};
 use super::{
-    Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing, identity, platform,
+    Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, NamesStamp, Standing, identity,
+    platform,
 };
 use crate::error::{RanOut, Resource};
 use crate::mem::mapping::Mapping;
@@ -101,15 +102,22 @@ impl Dir for RealDir {
     }
 
     fn check_place(&self) -> Result<(), Misplaced> {
-        let Some(place) = self.place.get() else { return Ok(()) };
+        self.check_place_since(None).map(drop)
+    }
+
+    fn check_place_since(&self, last: Option<NamesStamp>) -> Result<Option<NamesStamp>, Misplaced> {
+        let Some(place) = self.place.get() else { return Ok(None) };
         // An unknown location proves nothing: all access goes through the descriptor in any case.
-        match place.standing(&self.path).unwrap_or(Standing::Here) {
+        let unknown = (Standing::Here, None);
+        let (standing, stamp) = place.standing(&self.path, SystemTime::now()).unwrap_or(unknown);
+        match standing {
             Standing::Removed => return Err(Misplaced::Removed),
             Standing::Replaced => return Err(Misplaced::Replaced),
+            Standing::Here if stamp.is_some() && stamp == last => return Ok(stamp),
             Standing::Here => {}
         }
         let mut holding = self.holding.lock();
-        if holding.as_mut().is_none_or(HeldClaim::is_safe) { Ok(()) } else { Err(Misplaced::Unlocked) }
+        if holding.as_mut().is_none_or(HeldClaim::is_safe) { Ok(stamp) } else { Err(Misplaced::Unlocked) }
     }
 
     fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {
@@ -146,7 +154,8 @@ impl Dir for RealDir {
     }
 
     fn remove_dir(&self) {
-        if self.place().is_ok_and(|place| place.standing(&self.path).is_ok_and(|at| at == Standing::Here)) {
+        let standing = self.place().and_then(|place| place.standing(&self.path, SystemTime::now()));
+        if standing.is_ok_and(|(standing, _)| standing == Standing::Here) {
             // The file system refuses if the directory is not empty, or if the path is a link.
             drop(fs::remove_dir(&self.path));
         }

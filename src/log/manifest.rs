@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::format::file_name::{LOCK, MANIFESTS};
 use crate::format::manifest::{MAGIC, Manifest, SEGMENT_ENTRY_SIZE, SegmentEntry, SegmentState};
 use crate::format::{SegmentId, Seq};
-use crate::fs::{Access, Dir, File, Misplaced};
+use crate::fs::{Access, Dir, File, Misplaced, NamesStamp};
 use crate::log::control_page::ControlPage;
 use crate::log::group_commit::GroupCommit;
 use crate::mem::PAGE_SIZE;
@@ -192,10 +192,21 @@ impl ManifestStore {
     ///
     /// `Poisoned` by `DirectoryGone`, `FileGone` or `LockLost`.
     pub(crate) fn check_place(&self) -> Result<()> {
+        self.check_place_since(None).map(drop)
+    }
+
+    /// Does as [`Self::check_place`], by one look if the names have not changed since the stamp `last`.
+    /// Returns their stamp from before the check; see [`Dir::check_place_since`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Self::check_place`].
+    pub(crate) fn check_place_since(&self, last: Option<NamesStamp>) -> Result<Option<NamesStamp>> {
         let path = self.dir.path();
-        let error = match self.dir.check_place() {
-            Ok(()) => match self.lost_copy() {
-                None => return Ok(()),
+        let error = match self.dir.check_place_since(last) {
+            Ok(stamp) if stamp.is_some() && stamp == last => return Ok(stamp),
+            Ok(stamp) => match self.lost_copy() {
+                None => return Ok(stamp),
                 Some(copy) => Error::FileGone { path: self.path(copy) },
             },
             Err(Misplaced::Removed) => Error::DirectoryGone { path: path.to_owned(), replaced: false },
@@ -203,7 +214,7 @@ impl ManifestStore {
             Err(Misplaced::Unlocked) => Error::LockLost { path: path.join(LOCK) },
         };
         self.commit.poison(error);
-        self.commit.check()
+        self.commit.check().map(|()| None)
     }
 
     /// Returns the first copy whose name no longer leads to its file. An open would read another

@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use super::State;
 use crate::config::Durability;
 use crate::error::Result;
-use crate::format::Seq;
 use crate::format::manifest::{Manifest, SegmentState};
+use crate::format::{SegmentId, Seq};
+use crate::fs::NamesStamp;
 use crate::log::control_page::ControlPage;
 use crate::log::rewrite::{ToRewrite, free_behind, note_rewritten, rewrite};
 use crate::log::sync_plan::{FilledSegment, SegmentRange};
@@ -39,6 +40,13 @@ impl Sealing {
     }
 }
 
+/// The names that a sync has checked: those of the lock file, of the manifest, and of a segment.
+#[derive(Debug, Clone, Copy)]
+struct CheckedNames {
+    stamp: NamesStamp,
+    segment: SegmentId,
+}
+
 /// The parts of the log to be made durable, and the time for it.
 #[derive(Debug)]
 pub(crate) struct Syncer {
@@ -48,6 +56,8 @@ pub(crate) struct Syncer {
     /// Ranges that must be rewritten after an unclean end.
     unsynced: Mutex<ToRewrite>,
     sealing: Mutex<Sealing>,
+    /// The names that the last sync checked; `None` if a change of them could go unnoticed.
+    checked: Mutex<Option<CheckedNames>>,
     /// The time at which the oldest unsynced write was noticed, by the store's clock.
     dirty_since: Mutex<Option<Duration>>,
     /// The number of segments that are full and not durable.
@@ -75,6 +85,7 @@ impl Syncer {
             ahead: Mutex::new(None),
             unsynced: Mutex::new(ToRewrite::new(unsynced)?),
             sealing: Mutex::new(Sealing::default()),
+            checked: Mutex::new(None),
             dirty_since: Mutex::new(None),
             full: AtomicU64::new(0),
         })
@@ -87,12 +98,20 @@ impl Syncer {
     /// The first failure. The commit poisons the store with it.
     pub(super) fn sync(&self, state: &State) -> Result<Seq> {
         // Records in files that an open cannot find do not count as durable.
-        state.shared.manifest.check_place()?;
+        let checked = self.checked.lock().take();
+        let stamp = state.shared.manifest.check_place_since(checked.map(|checked| checked.stamp))?;
+        let checked = checked.filter(|checked| Some(checked.stamp) == stamp);
         let mut unsynced = std::mem::take(&mut *self.unsynced.lock());
         rewrite(&mut unsynced)?;
         self.sealing.lock().rewritten.extend(unsynced.ranges);
         let plan = state.writer.lock().log.plan();
-        plan.execute(state.shared.dir.as_ref(), &state.shared.commit)?;
+        plan.execute(
+            state.shared.dir.as_ref(),
+            &state.shared.commit,
+            checked.map(|checked| checked.segment),
+        )?;
+        let last = plan.ranges().last().map(|range| range.segment.id());
+        *self.checked.lock() = stamp.zip(last).map(|(stamp, segment)| CheckedNames { stamp, segment });
         let durable = state.writer.lock().log.synced(&state.shared, &plan);
         for full in &durable {
             full.segment.tell_time(full.last_seq);

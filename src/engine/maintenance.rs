@@ -9,8 +9,9 @@ use crate::mem::limit::memory_limit;
 /// The steps taken for a writer with few faulted pages, before the next one for another job.
 const PROVIDED: usize = 4;
 
-/// The slices of hints that one step writes: some milliseconds of work, if the writer has pages.
-const HINTED: usize = 4;
+/// The slices of hints that one step writes: at most some ten milliseconds of work, if most of the log has no
+/// hints. It is one if the writer is short of pages and few hints are missing.
+const HINTED: usize = 16;
 
 /// The number of indexes that one step checks for missing memory.
 const GROW_LOOKS: usize = 64;
@@ -68,7 +69,8 @@ impl Engine {
         for _ in 0..HINTED {
             let more = self.hint_writer.step(self);
             hinted |= more;
-            if !more || self.allocator.is_short() {
+            // A writer that waits for a page is slow, and an open that reads much of the log is, too.
+            if !more || (self.allocator.is_short() && !self.hint_writer.is_behind()) {
                 break;
             }
         }

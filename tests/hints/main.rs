@@ -86,6 +86,26 @@ fn worker_completes_the_index_after_the_open() {
     check(&store, 2000);
 }
 
+/// Cause: in one step the worker provides four pieces of the log to a writer that is short of pages. With one
+/// chunk of hints for them, an open after a long load had all of the load to read.
+#[test]
+fn worker_that_is_behind_with_hints_writes_more_in_a_step() {
+    let records = |chunks: u64| u32::try_from(chunks * CHUNK / 176).expect("some hundred");
+    for (chunks, described) in [(3, 1), (24, 16)] {
+        let disk = disk();
+        let store = options().open_on(&disk).expect("a new store");
+        settle(&store);
+        for number in 0..records(chunks) {
+            store.insert(key(number), [number.to_le_bytes(); 25].concat()).expect("there is room");
+        }
+        assert!(store.step().expect("nothing fails here"));
+        let store = options().open_on(&disk.kill()).expect("it opens");
+        let bytes = store.recovery_report().hinted_bytes;
+        // A chunk ends behind a record.
+        assert_eq!((bytes + CHUNK / 2) / CHUNK, described, "{chunks} chunks: {bytes}");
+    }
+}
+
 #[test]
 fn small_store_has_no_hints() {
     let disk = killed(&disk(), 100);

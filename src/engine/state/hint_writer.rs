@@ -42,6 +42,8 @@ const LINE: usize = 64;
 const LINES_MAX: usize = 4;
 /// The end of a full segment has no chunk of its own if it is smaller than this part of a chunk.
 const LEAST_SHARE: u64 = 4;
+/// The chunks without a description from which the job no longer waits for other work.
+const CHUNKS_BEHIND: u64 = 4;
 
 /// The job of writing hints.
 #[derive(Debug)]
@@ -64,6 +66,8 @@ struct HintState {
     files: BTreeSet<SegmentId>,
     /// The active segment at the last check, and the offset in it from which there may be work.
     looked: Option<(SegmentId, u64)>,
+    /// The bytes of the log without a description, when the last chunk began.
+    left: u64,
     has_failed: bool,
 }
 
@@ -133,6 +137,12 @@ impl HintWriter {
         true
     }
 
+    /// Returns true if so much of the log has no description that an open would take long.
+    pub(crate) fn is_behind(&self) -> bool {
+        let left = self.hints.try_lock().map_or(0, |hints| hints.left);
+        self.chunk.is_some_and(|chunk| left > chunk.saturating_mul(CHUNKS_BEHIND))
+    }
+
     /// Begins a chunk, if enough was written. Returns true if it did.
     fn begin(&self, state: &State, chunk: u64, hints: &mut HintState) -> bool {
         // In this order: a segment that was active before is full, and its end does not move.
@@ -143,13 +153,11 @@ impl HintWriter {
         }
         let segments = self.written(state, hints);
         let written: u64 = segments.iter().map(|segment| segment.mapping().published()).sum();
+        hints.left = hints.left_in(&segments);
         let mut from = offset.saturating_add(chunk);
         for segment in segments {
-            let progress = hints.progress.entry(segment.id()).or_insert(HintProgress {
-                at: segment.data_offset(),
-                file_end: 0,
-                is_done: false,
-            });
+            let new = HintProgress::new(&segment);
+            let progress = hints.progress.entry(segment.id()).or_insert(new);
             if progress.is_done {
                 continue;
             }
@@ -246,7 +254,24 @@ impl HintWriter {
     }
 }
 
+impl HintProgress {
+    fn new(segment: &Segment) -> Self {
+        Self { at: segment.data_offset(), file_end: 0, is_done: false }
+    }
+}
+
 impl HintState {
+    /// Returns the bytes of some segments that have no description and are to get one.
+    fn left_in(&self, segments: &[Arc<Segment>]) -> u64 {
+        let left = |segment: &Arc<Segment>| {
+            let progress = self.progress.get(&segment.id());
+            let progress = progress.copied().unwrap_or_else(|| HintProgress::new(segment));
+            let end = segment.mapping().published();
+            if progress.is_done { 0 } else { end.saturating_sub(progress.at) }
+        };
+        segments.iter().map(left).sum()
+    }
+
     fn remove(&mut self, state: &State, segment: SegmentId) {
         if self.files.remove(&segment) {
             state.shared.leftovers.remove(state.shared.dir.as_ref(), file_name::hint(segment), 0);

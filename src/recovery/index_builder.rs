@@ -36,6 +36,10 @@ use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
+/// The part of the usual number of gathered records that suffices for a small hash index.
+const FIRST_SHARE: usize = 16;
+/// The most that are gathered for a tree, as a multiple of the usual number.
+const TREE_SHARES: usize = 8;
 /// The parts that gathered records are sorted into by bucket, a power of two.
 ///
 /// The buckets of one part fit into a processor's cache, up to some millions of keys.
@@ -64,6 +68,20 @@ pub(crate) struct IndexBuilder {
     pub(super) live_bytes: u64,
     /// The records that are not in the index yet. Their values count as live.
     gathered: Vec<GatheredRecord>,
+}
+
+/// Returns the number of gathered records from which they are put into the index of a keyspace that has so many
+/// keys. `usual` is that of a large hash index.
+///
+/// A hash index that gets as many as it has keys grows for as many keys as they turned out to be, so its chains
+/// are at most twice as long as they should be. A tree does not grow for later records. Each time, most of its
+/// leaves are built anew, so it gets as many as it has keys, which takes fewer times.
+fn enough(id: KeyspaceId, keys: usize, usual: usize) -> usize {
+    if id.is_ordered() {
+        keys.clamp(usual, usual * TREE_SHARES)
+    } else {
+        keys.clamp(usual / FIRST_SHARE, usual)
+    }
 }
 
 impl IndexBuilder {
@@ -117,10 +135,10 @@ impl IndexBuilder {
         Ok(())
     }
 
-    /// Returns true if as many records were gathered as there are keys, and at least `least`. A tree
-    /// does not grow for later records, and the more come at once, the fewer leaves are built for them.
-    pub(super) fn has_enough(&self, least: usize) -> bool {
-        !self.id.is_ordered() && self.gathered.len() >= self.slot.index.len().max(least)
+    /// Returns true if the gathered records are enough; `all` are gathered for all indexes.
+    pub(super) fn is_due(&self, all: usize, usual: usize) -> bool {
+        let enough = enough(self.id, self.slot.index.len(), usual);
+        self.gathered.len() >= enough || all >= enough.max(usual)
     }
 
     /// Puts the gathered records into the index, with at most `with.threads` threads.
@@ -307,4 +325,26 @@ fn sort(entries: &[GatheredRecord], sorted: &mut Vec<GatheredRecord>, index: &In
         *at += 1;
     }
     starts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::tuning::Tuning;
+
+    /// Returns the number of times that ten million new keys are put into an index.
+    fn times(id: KeyspaceId) -> usize {
+        let (mut keys, mut times) = (0, 0);
+        while keys < 10_000_000 {
+            keys += enough(id, keys, Tuning::REAL.gathered);
+            times += 1;
+        }
+        times
+    }
+
+    #[test]
+    fn leaves_of_a_tree_are_built_anew_a_few_times() {
+        assert_eq!(times(KeyspaceId::DEFAULT), 43);
+        assert_eq!(times(KeyspaceId::DEFAULT.ordered()), 8);
+    }
 }

@@ -14,13 +14,6 @@ use crate::fs::Dir;
 use crate::log::segment::Segment;
 use crate::mem::address_space::AddressSpace;
 
-/// The part of the usual number of gathered records that suffices for a small keyspace's flush.
-///
-/// A keyspace is flushed once it has gathered as many records as it has keys, and this part at
-/// least. Its index then grows for as many keys as they turned out to be. So its chains are at most
-/// twice as long as they should be.
-const FIRST_SHARE: usize = 16;
-
 /// The indexes of all keyspaces that are filled.
 #[derive(Debug)]
 pub(crate) struct IndexBuilders {
@@ -128,12 +121,8 @@ impl IndexBuilders {
 
     fn flush_if_due(&mut self, store: StorePlace<'_>, at: usize, added: usize) -> Result<()> {
         self.gathered += added;
-        let most = store.dir.tuning().gathered;
-        if self.gathered >= most || self.builders[at].has_enough(most / FIRST_SHARE) {
-            self.flush(store)
-        } else {
-            Ok(())
-        }
+        let is_due = self.builders[at].is_due(self.gathered, store.dir.tuning().gathered);
+        if is_due { self.flush(store) } else { Ok(()) }
     }
 
     /// Puts the gathered records into the indexes.

@@ -13,6 +13,9 @@ use crate::index::tree::{RunSource, Tree, TreeWriter};
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
+/// The bytes of a record that are prefetched: its header, and a key of up to 96 bytes.
+const PREFETCHED: usize = 128;
+
 /// Sorted records on their way into a tree.
 pub(super) struct TreeFilling<'p> {
     with: &'p BuildContext<'p>,
@@ -76,7 +79,7 @@ impl<'p> RunSource<'p> for TreeFilling<'p> {
 
     fn next(&mut self) -> Result<Option<(&'p [u8], Location)>> {
         if let Some(next) = self.records.get(self.at + AHEAD) {
-            self.with.space.prefetch(next.location());
+            self.with.space.prefetch_record(next.location(), PREFETCHED);
         }
         let Some(record) = self.records.get(self.at) else { return Ok(None) };
         self.at += 1;
@@ -92,7 +95,7 @@ impl<'p> RunSource<'p> for TreeFilling<'p> {
     }
 
     fn prefetch(&self, location: Location) {
-        self.with.space.prefetch(location);
+        self.with.space.prefetch_record(location, PREFETCHED);
     }
 
     fn is_newer(&mut self, other: Location, location: Location) -> Result<bool> {

@@ -126,6 +126,17 @@ impl<'k, S: RunSource<'k>> RunFill<'_, 'k, S> {
         self.keep(&leaf, passed..leaf.count())
     }
 
+    /// Prefetches the records of a leaf that a search may have to read: those that share their fragment.
+    fn prefetch_tied(&self, leaf: &LeafCopy) {
+        for slot in 1..leaf.count() {
+            let [before, entry] = [slot - 1, slot].map(|slot| leaf.entry(slot));
+            if before.fragment() == entry.fragment() {
+                self.source.prefetch(before.location());
+                self.source.prefetch(entry.location());
+            }
+        }
+    }
+
     fn keep(&mut self, leaf: &LeafCopy, slots: Range<usize>) -> Result<(), S::Error> {
         self.reserve(slots.len())?;
         self.entries.extend(slots.map(|slot| RunEntry { entry: leaf.entry(slot), key: None }));
@@ -292,6 +303,9 @@ impl TreeWriter {
             }
             if slot + AHEAD < view.count {
                 tree.leaf_node(view.child(slot + AHEAD)).prefetch();
+            }
+            if slot + 1 < view.count {
+                run.prefetch_tied(&self.read_leaf(view.child(slot + 1)));
             }
             let number = view.child(slot);
             run.take(self.read_leaf(number), upper)?;

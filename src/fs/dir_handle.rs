@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::{Errno, retry_on_intr};
@@ -24,9 +24,11 @@ use crate::format::file_name::MANIFESTS;
 
 /// The owner shown for files of users without a name in this namespace (`overflowuid`, proc(5)).
 const NOBODY: u32 = 65_534;
-/// A change is settled if it is older than this, in seconds. A file system counts time in steps: two changes
-/// in one step have the same time. Steps are milliseconds as a rule, and two seconds at most.
-const SETTLED: i64 = 2;
+/// The longest step in which a file system counts time, if it counts whole seconds. Two changes in one step have
+/// the same time.
+const LONG_STEP: Duration = Duration::from_secs(2);
+/// Ten times the longest step if it counts parts of a second: a tick of a kernel, which is 10 ms at most.
+const SHORT_STEP: Duration = Duration::from_millis(100);
 
 /// An open directory.
 #[derive(Debug)]
@@ -317,16 +319,21 @@ fn inode_of(found: &Metadata) -> (u64, u64) {
 /// Returns the stamp of the names in a directory, if their last change is settled at the time `now`.
 fn settled_stamp(directory: &Metadata, now: SystemTime) -> Option<NamesStamp> {
     let changed = (directory.ctime(), directory.ctime_nsec());
-    let now = i64::try_from(now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs()).ok()?;
-    // Both are whole seconds, so the change is older than that.
-    let is_settled = changed.0.checked_add(SETTLED)? < now;
-    is_settled.then_some(NamesStamp { inode: inode_of(directory), changed })
+    is_settled(changed, now)?.then_some(NamesStamp { inode: inode_of(directory), changed })
+}
+
+/// Returns if no later change can have the time of this one, in seconds and nanoseconds. `None` if it is not a
+/// time of the past.
+fn is_settled((seconds, nanoseconds): (i64, i64), now: SystemTime) -> Option<bool> {
+    let changed = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanoseconds).ok()?);
+    let age = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.checked_sub(changed)?;
+    // A part of a second shows that the file system counts them.
+    Some(age > if nanoseconds == 0 { LONG_STEP } else { SHORT_STEP })
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::time::Duration;
 
     use super::*;
 
@@ -343,7 +350,9 @@ mod tests {
         let settled = SystemTime::now() + Duration::from_secs(4);
         let at = |path: &Path, now| place.standing(path, now).unwrap().1;
         let stamp = |path: &Path| at(path, settled);
-        assert_eq!(at(dir.path(), SystemTime::now()), None, "a change is a moment old");
+        let found = std::fs::metadata(dir.path()).unwrap();
+        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(found.ctime()).unwrap());
+        assert_eq!(at(dir.path(), made), None, "a change is a moment old");
         assert_eq!(at(dir.path(), SystemTime::UNIX_EPOCH), None, "the clock was set back");
         let before = stamp(dir.path()).unwrap();
         assert_eq!(stamp(dir.path()), Some(before));
@@ -359,6 +368,23 @@ mod tests {
         let (elsewhere, _) = scratch();
         assert_eq!(stamp(elsewhere.path()), None);
         assert_eq!(stamp(&dir.path().join("missing")), None);
+    }
+
+    #[test]
+    fn change_is_settled_once_its_step_of_time_is_over() {
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        let (whole, part) = ((7, 0), (7, 1));
+        for (changed, millis, settled) in [
+            (whole, 7_000, Some(false)),
+            (whole, 9_000, Some(false)),
+            (whole, 9_001, Some(true)),
+            (part, 7_100, Some(false)),
+            (part, 7_101, Some(true)),
+            (part, 7_000, None),
+        ] {
+            assert_eq!(is_settled(changed, at(millis)), settled, "{changed:?} at {millis}");
+        }
+        assert_eq!(is_settled((-1, 0), at(0)), None);
     }
 
     #[test]

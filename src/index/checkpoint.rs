@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, IndexCheckpoint, frame_sum};
+use crate::format::checkpoint::{BLOCK_LEN, CheckpointKeyspace, FRAME_SIZE, IndexCheckpoint, frame_sum};
 use crate::format::{Defect, file_name};
 use crate::fs::leftovers::Leftovers;
 use crate::fs::{Access, Dir, File, read_exact_at};
@@ -230,20 +230,28 @@ impl OpenedCheckpoint {
         Error::io(operation, &*self.path, error)
     }
 
+    /// Returns the path of the checkpoint.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns the length of the front in bytes.
     pub(crate) fn front_len(&self) -> u64 {
         self.front_len
     }
 
-    /// Makes the indexes of the front's keyspaces, in its order. They are partial, and keep the
-    /// file open until they are whole.
+    /// Makes the indexes of the front's keyspaces, in its order; `None` for those that `is_needed` refuses.
+    /// They are partial, and keep the file open until they are whole.
     ///
     /// # Errors
     ///
     /// As for [`KeyIndexWriter::restore`].
-    pub(crate) fn indexes(&self) -> Result<Vec<KeyIndexWriter>> {
+    pub(crate) fn indexes(
+        &self,
+        is_needed: impl Fn(&CheckpointKeyspace) -> bool,
+    ) -> Result<Vec<Option<KeyIndexWriter>>> {
         let mut first_frame = 0;
-        let index = |table: crate::format::checkpoint::IndexTable| {
+        let index = |keyspace: &CheckpointKeyspace| {
             let source = BlockSource {
                 file: Arc::clone(&self.file),
                 path: Arc::clone(&self.path),
@@ -251,10 +259,11 @@ impl OpenedCheckpoint {
                 first_frame,
                 frames_at: self.front_len,
             };
-            first_frame += table.blocks().iter().sum::<u64>();
-            KeyIndexWriter::restore(table, source).map_err(|error| self.failed("load an index from", error))
+            first_frame += keyspace.table.blocks().iter().sum::<u64>();
+            let restored = is_needed(keyspace).then(|| KeyIndexWriter::restore(keyspace.table, source));
+            restored.transpose().map_err(|error| self.failed("load an index from", error))
         };
-        self.checkpoint.keyspaces.iter().map(|keyspace| keyspace.table).map(index).collect()
+        self.checkpoint.keyspaces.iter().map(index).collect()
     }
 }
 
@@ -335,7 +344,7 @@ mod tests {
         write(&dir, &mut writers);
         assert_eq!(dir.list().unwrap(), ["INDEX-000001"]);
         let opened = OpenedCheckpoint::open(&dir, 1).unwrap();
-        for (mut writer, count) in opened.indexes().unwrap().into_iter().zip(counts) {
+        for (mut writer, count) in opened.indexes(|_| true).unwrap().into_iter().flatten().zip(counts) {
             assert_eq!(writer.len() as u64, count);
             let index = Arc::clone(writer.hashed().expect("it is not ordered").index());
             assert!((0..count).all(|number| get(&index, number).is_some()));

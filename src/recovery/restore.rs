@@ -19,7 +19,7 @@ use std::sync::Arc;
 use super::record_batch::Begin;
 use super::replay::Replay;
 use crate::error::{Error, Result};
-use crate::format::checkpoint;
+use crate::format::checkpoint::{self, CheckpointKeyspace};
 use crate::format::hash::HASH_ID;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::segment_header::Role;
@@ -151,20 +151,27 @@ impl Restore {
     /// An error about the checkpoint, if it cannot be read.
     pub(crate) fn fill(&self, replay: &mut Replay<'_>) -> Result<()> {
         let checkpoint = &self.opened.checkpoint;
-        let indexes = self.opened.indexes()?;
+        let is_gone = |(id, _): &(SegmentId, u64)| !self.segments.contains_key(id);
+        // No entry stays where all segments are gone, so none is read.
+        let is_needed = |entry: &CheckpointKeyspace| entry.live.is_empty() || !entry.live.iter().all(is_gone);
         let mut places = None;
-        for (entry, mut index) in checkpoint.keyspaces.iter().zip(indexes) {
+        for (entry, index) in checkpoint.keyspaces.iter().zip(self.opened.indexes(is_needed)?) {
             let live: u64 = entry.live.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
-            if index.len() as u64 != entry.keys || live != entry.live_bytes {
+            let keys = index.as_ref().map_or(entry.keys, |index| index.len() as u64);
+            if keys != entry.keys || live != entry.live_bytes {
                 return Err(self.opened.unfit("keys"));
             }
-            let is_gone = |(id, _): &(SegmentId, u64)| !self.segments.contains_key(id);
-            if entry.live.iter().any(is_gone) {
-                let places = places.get_or_insert_with(|| self.places());
-                let purged = index.purge(|location| is_in(places, location));
-                purged.map_err(|error| self.opened.failed("load an index from", error))?;
-            }
-            let mut slot = KeyspaceIndex::new(index);
+            let mut slot = match index {
+                None => KeyspaceIndex::empty(entry.id, self.opened.path())?,
+                Some(mut index) => {
+                    if entry.live.iter().any(is_gone) {
+                        let places = places.get_or_insert_with(|| self.places());
+                        let purged = index.purge(|location| is_in(places, location));
+                        purged.map_err(|error| self.opened.failed("load an index from", error))?;
+                    }
+                    KeyspaceIndex::new(index)
+                }
+            };
             let mut live_bytes = 0;
             for (id, bytes) in &entry.live {
                 if let Some(known) = self.segments.get(id) {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use mapcask::sim::{Operation, Script, SimDisk, Tears};
-use mapcask::{Error, Options};
+use mapcask::{Error, Options, Store};
 
 use super::{
     check, contents, directory, filled, image_in, image_of, insert, key, open, options, remove, rest, value,
@@ -308,4 +308,58 @@ fn handle_of_a_closed_store_writes_nothing() {
     assert!(stale.step().is_err() && stale.rest_step().is_err());
     assert!(files(&disk) == before);
     check(&open(&disk.kill()), &map);
+}
+
+/// Cause: an open read the whole index from the checkpoint only to remove all of its entries.
+#[test]
+fn open_reads_no_index_of_which_no_record_is_left() {
+    let disk = SimDisk::new();
+    let (store, mut map) = filled(&disk, 400);
+    let ordered = store.ordered_keyspace("ordered").unwrap();
+    for number in 0..400 {
+        ordered.insert(key(number), value(number, 0)).unwrap();
+    }
+    // It begins with a segment of its own.
+    let kept = store.keyspace("kept").unwrap();
+    kept.insert(key(0), vec![0; 5000]).unwrap();
+    for number in 1..400 {
+        kept.insert(key(number), value(number, 0)).unwrap();
+    }
+    assert!(store.take_checkpoint().unwrap());
+    let image = image_of(&disk).unwrap();
+    for number in 0..400 {
+        insert(&store, &mut map, number, 1);
+        ordered.insert(key(number), value(number, 1)).unwrap();
+    }
+    while store.compact().unwrap().segments_removed > 0 {}
+    store.flush().unwrap();
+    let bytes = disk.read_file(&image).unwrap();
+    let front = u64::from_le_bytes(bytes[16..24].try_into().unwrap());
+    // Two hash indexes with 64 blocks and a few more, and a tree behind them.
+    let frames = (bytes.len() as u64 - front) / 4100;
+    assert!(frames > 130);
+    let damaged = |damage: &mut dyn Iterator<Item = u64>| {
+        let disk = disk.kill();
+        damage.for_each(|frame| disk.rot_bit(&image, front + frame * 4100 + 99, 3).unwrap());
+        open(&disk)
+    };
+    let check_kept = |store: &Store| {
+        let kept = store.keyspace("kept").unwrap();
+        for number in 1..400 {
+            assert_eq!(kept.get(key(number)).unwrap().unwrap(), value(number, 0), "{number}");
+        }
+        assert_eq!(kept.len(), 400);
+        store.stats().index_rebuilds
+    };
+    let store = damaged(&mut (0..64).chain([frames - 1]));
+    let report = store.recovery_report();
+    assert_eq!((report.checkpoint_seq.is_some(), &report.checkpoint_damage), (true, &None));
+    assert_eq!(contents(&store), map);
+    let ordered = store.ordered_keyspace("ordered").unwrap();
+    let found = ordered.iter().map(|item| item.map(|(key, value)| (Vec::from(key), Vec::from(value))));
+    assert_eq!(found.collect::<Result<super::Map, _>>().unwrap(), map);
+    assert_eq!(check_kept(&store), 0);
+    store.verify().unwrap();
+    // The index between them is read.
+    assert_eq!(check_kept(&damaged(&mut (100..101))), 1);
 }

@@ -34,4 +34,6 @@ pub(crate) mod tx_value;
 #[cfg(feature = "serde")]
 pub(crate) mod typed;
 pub(crate) mod waiting;
+#[cfg(test)]
+mod waiting_index_tests;
 pub(crate) mod write_batch;

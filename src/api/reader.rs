@@ -246,8 +246,8 @@ impl Reader {
 
     /// Returns the number of keys, in constant time; zero if the keyspace was dropped.
     ///
-    /// Just after an open that used hints ([`RecoveryReport::hinted_bytes`](crate::RecoveryReport)), it
-    /// first completes the index.
+    /// Just after an open that used hints ([`RecoveryReport::hinted_bytes`](crate::RecoveryReport)), or
+    /// whose index checkpoint names segments that compaction has replaced, it first completes the index.
     #[doc(alias = "count")]
     #[doc(alias = "approximate_len")]
     #[must_use]

@@ -167,8 +167,7 @@ impl CheckpointWriter {
 /// True if an error is about a checkpoint, which the store can do without: the log holds all of its
 /// information.
 pub(crate) fn is_of_checkpoint(error: &Error) -> bool {
-    if let Error::Io { source, .. } = error
-        && let Some(unread) = source.get_ref().and_then(|cause| cause.downcast_ref::<BlockError>())
+    if let Some(unread) = BlockError::of(error)
         && unread.waiting_part().is_none()
         && !unread.is_final()
     {

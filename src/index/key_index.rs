@@ -15,6 +15,7 @@ use super::tree::{EntryPlace, Tree, TreeWriter};
 use crate::format::KeyspaceId;
 use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::format::hash::Hash;
+use crate::mem::gone_ranges::GoneRanges;
 use crate::mem::location::Location;
 
 /// The most leaves that a scan reads at once.
@@ -285,16 +286,16 @@ impl KeyIndexWriter {
         }
     }
 
-    /// Removes every entry whose location `keep` refuses, and returns their number. Makes the index
-    /// whole first.
+    /// Removes every entry that leads to a segment that is gone, and returns their number. Makes the
+    /// index whole first.
     ///
     /// # Errors
     ///
     /// An unreadable block of a checkpoint, nothing was removed then; or memory is short.
-    pub(crate) fn purge(&mut self, keep: impl Fn(Location) -> bool) -> io::Result<u64> {
+    pub(crate) fn purge(&mut self, gone: &GoneRanges) -> io::Result<u64> {
         match self {
-            Self::Hash(writer) => Ok(writer.purge(keep)?),
-            Self::Tree(writer) => writer.purge(keep),
+            Self::Hash(writer) => Ok(writer.purge(gone)?),
+            Self::Tree(writer) => writer.purge(|location| !gone.has(location)),
         }
     }
 

@@ -50,6 +50,15 @@ impl KeyspaceIndex {
         Ok(())
     }
 
+    /// Ends an index of removed contents that waits for records. It never gets them, so a reader that
+    /// still has the contents must not search it.
+    pub(crate) fn supersede_if_waiting(&self) {
+        let index = self.index.index();
+        if index.hashed().is_some_and(|hashed| hashed.lacks_parts()) {
+            index.lines().supersede();
+        }
+    }
+
     /// Counts a record in the segment with this ordinal as live.
     #[inline]
     pub(crate) fn add_live(&mut self, ordinal: usize, bytes: u64) {

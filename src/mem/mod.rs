@@ -7,6 +7,7 @@ pub(crate) mod appender;
 mod bring_near;
 pub(crate) mod dead_bytes;
 pub(crate) mod fork_guard;
+pub(crate) mod gone_ranges;
 #[cfg(all(target_os = "linux", not(miri)))]
 pub(crate) mod guard_table;
 pub(crate) mod lazy_mapping;

@@ -327,6 +327,7 @@ impl<'a> LiveLog<'a> {
     fn read(&mut self, checkpoint: Option<&Restore>, replay: &mut Replay<'_>) -> Result<()> {
         let Self { dir, manifest, .. } = *self;
         let to_read = begin(manifest, &manifest.segments, checkpoint, replay)?;
+        checkpoint.map_or(Ok(()), |checkpoint| checkpoint.purge(replay))?;
         let Links { copies, mut links } =
             self.chain.links(dir, manifest, &manifest.segments, checkpoint, replay)?;
         dir.reader_point("attach-opened");

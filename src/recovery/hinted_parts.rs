@@ -1,5 +1,5 @@
-//! The records that an open has not put into the indexes yet, by part: those that hints stand for,
-//! and those that it read beside them.
+//! The work on the indexes that an open has put off, by part: to put in the records that hints stand
+//! for and those that it read beside them, and to remove entries that lead to segments that are gone.
 //!
 //! Reading a part touches each chunk once, and so does reading several parts that follow each other.
 //! The engine puts the records into the indexes when a search needs the part, or in the background.
@@ -23,6 +23,7 @@ use crate::index::hash::parts::WaitingParts;
 use crate::log::segment::Segment;
 use crate::mem::address_space::GranuleRange;
 use crate::mem::alloc;
+use crate::mem::gone_ranges::GoneRanges;
 use crate::mem::location::Location;
 
 /// The records that are read together, about: some milliseconds of work.
@@ -53,6 +54,8 @@ struct HintedChunk {
 pub(crate) struct HintedParts {
     /// The parts whose records are not in the indexes.
     pub(crate) waiting: Arc<WaitingParts>,
+    /// The keyspaces with entries that lead to segments that are gone.
+    pub(crate) to_purge: Vec<KeyspaceId>,
     chunks: Vec<HintedChunk>,
     /// Records that were read, in the order of the parts once `sort` was called.
     gathered: Vec<(KeyspaceId, GatheredRecord)>,
@@ -61,10 +64,11 @@ pub(crate) struct HintedParts {
 }
 
 impl HintedParts {
-    /// Starts without a record, for the store at `path`.
-    pub(super) fn new(path: &Path) -> Self {
-        let waiting = Arc::new(WaitingParts::all(path));
-        Self { waiting, chunks: Vec::new(), gathered: Vec::new(), starts: Vec::new() }
+    /// Starts without a record, for the store at `path`. The entries of `to_purge` that lead to segments
+    /// that are gone are removed with the parts.
+    pub(super) fn new(path: &Path, gone: Arc<GoneRanges>, to_purge: Vec<KeyspaceId>) -> Self {
+        let waiting = Arc::new(WaitingParts::all(path, gone));
+        Self { waiting, to_purge, chunks: Vec::new(), gathered: Vec::new(), starts: Vec::new() }
     }
 
     /// Adds the records of a chunk.

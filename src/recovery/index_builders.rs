@@ -62,6 +62,11 @@ impl IndexBuilders {
         }
     }
 
+    /// Returns the builder of a keyspace.
+    pub(super) fn get_mut(&mut self, id: KeyspaceId) -> Option<&mut IndexBuilder> {
+        self.position(id).ok().map(|at| &mut self.builders[at])
+    }
+
     /// Removes a keyspace. `None` if there is none with this number.
     pub(crate) fn remove(&mut self, id: KeyspaceId) -> Option<IndexBuilder> {
         self.position(id).ok().map(|at| self.builders.remove(at))

@@ -2,6 +2,7 @@
 //! durability.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::mem::address_space::AddressSpace;
 use crate::mem::dead_bytes::DeadCause;
+use crate::mem::gone_ranges::GoneRanges;
 
 /// Bytes between two reports of progress.
 const TOLD_SPACING: u64 = 1 << 20;
@@ -46,6 +48,8 @@ pub(crate) struct Replay<'a> {
     dropped: BTreeSet<KeyspaceId>,
     /// The records read, by keyspace.
     loading: IndexBuilders,
+    /// The hash indexes with entries that lead to segments that are gone.
+    to_purge: Vec<KeyspaceId>,
     /// The records that are put into the indexes later. `None` if all are put there at once.
     hinted: Option<HintedParts>,
     /// The store's directory.
@@ -97,6 +101,7 @@ impl<'a> Replay<'a> {
             listed_ids,
             dropped: BTreeSet::new(),
             loading: IndexBuilders::new(Superseded::Count),
+            to_purge: Vec::new(),
             hinted: None,
             dir,
             changes: Vec::new(),
@@ -128,7 +133,8 @@ impl<'a> Replay<'a> {
     }
 
     /// Continues from a checkpoint's index of a keyspace, before anything is read.
-    pub(crate) fn restore(&mut self, Restored { id, slot, live_bytes }: Restored) {
+    pub(crate) fn restore(&mut self, Restored { id, slot, live_bytes, needs_purge }: Restored) {
+        self.to_purge.extend(needs_purge.then_some(id));
         self.loading.add(IndexBuilder::known(id, slot, live_bytes));
         if self.listed_ids.binary_search(&id).is_err() {
             // Dropped since, and the manifest has already forgotten it.
@@ -148,9 +154,31 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// Puts the records into the indexes later, because hints stand for many of them.
-    pub(super) fn put_off(&mut self) {
-        self.hinted = Some(HintedParts::new(self.dir.path()));
+    /// Puts the records into the hash indexes later, and then removes the entries that lead to segments
+    /// that are gone.
+    pub(super) fn put_off(&mut self, gone: Arc<GoneRanges>) {
+        let (put_off, now) = self.to_purge.drain(..).partition(|id| !id.is_ordered());
+        self.to_purge = now;
+        self.hinted = Some(HintedParts::new(self.dir.path(), gone, put_off));
+    }
+
+    /// Returns true if a hash index has entries that lead to segments that are gone.
+    pub(super) fn needs_purge(&self) -> bool {
+        self.to_purge.iter().any(|id| !id.is_ordered())
+    }
+
+    /// Removes the entries that lead to segments that are gone, unless that was put off.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`KeyIndexWriter::purge`](crate::index::key_index::KeyIndexWriter::purge).
+    pub(super) fn purge(&mut self, gone: &GoneRanges) -> io::Result<()> {
+        for id in self.to_purge.drain(..) {
+            if let Some(loading) = self.loading.get_mut(id) {
+                loading.slot.index.purge(gone)?;
+            }
+        }
+        Ok(())
     }
 
     /// Applies the records that a chunk of hints stands for, and publishes them.
@@ -330,10 +358,10 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// The keyspaces whose records are put into the indexes later.
+/// The keyspaces whose indexes are completed later.
 struct PutOff {
     waiting: Arc<WaitingParts>,
-    /// The number of values, by keyspace.
+    /// The number of values that are not in the index, by keyspace.
     values: BTreeMap<KeyspaceId, u64>,
     /// About how many keys they are.
     keys: BTreeMap<KeyspaceId, u64>,
@@ -342,12 +370,15 @@ struct PutOff {
 impl PutOff {
     fn of(hinted: &mut HintedParts, dir: &dyn Dir) -> Result<Self> {
         hinted.sort().map_err(|error| Error::io("read", dir.path(), error))?;
-        let (values, keys) = (hinted.keyspaces(), hinted.estimate(dir));
+        let (mut values, keys) = (hinted.keyspaces(), hinted.estimate(dir));
+        for id in &hinted.to_purge {
+            values.entry(*id).or_insert(0);
+        }
         Ok(Self { waiting: Arc::clone(&hinted.waiting), values, keys })
     }
 
-    /// Makes the index of a keyspace wait for its records, if it has any. Returns the number of its
-    /// values.
+    /// Makes the index of a keyspace wait, if anything was put off for it. Returns the number of values
+    /// that are not in it.
     fn make_wait(&self, id: KeyspaceId, slot: &mut KeyspaceIndex, path: &Path) -> Result<usize> {
         let Some(values) = self.values.get(&id) else { return Ok(0) };
         let keys = self.keys.get(&id).copied().unwrap_or(0);

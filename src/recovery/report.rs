@@ -40,8 +40,9 @@ pub struct RecoveryReport {
     pub hint_bytes_read: u64,
     /// Number of keyspaces found, the default one included.
     pub keyspaces: usize,
-    /// Number of keys found, in all keyspaces. At most so many, if `hinted_bytes` is not zero: each
-    /// value in a part of the log that was not read counts.
+    /// Number of keys found, in all keyspaces. At most so many, if the indexes are completed later:
+    /// [`Reader::len`](crate::Reader::len) is exact. Each value in a part of the log that was not read
+    /// counts, and so does each key of the checkpoint whose segment compaction has replaced.
     pub keys: usize,
     /// The last sequence number found.
     pub last_seq: u64,

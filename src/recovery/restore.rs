@@ -7,7 +7,8 @@
 //! - behind P0, the segment that was active then.
 //!
 //! Every other segment that both name is sealed and wholly in the checkpoint. Entries into segments
-//! that the manifest no longer names are removed before their addresses are reused. DESIGN.md,
+//! that the manifest no longer names are removed before an entry of another record joins them, since
+//! other segments may get their addresses. DESIGN.md,
 //! "Recovery", argues that this is complete.
 //!
 //! Nothing here is fatal: any defect of a checkpoint is an error that names its file, and recovery
@@ -31,7 +32,7 @@ use crate::log::segment::Segment;
 use crate::log::segment_file::Unopened;
 use crate::mem::address_space::{AddressSpace, GranuleRange};
 use crate::mem::dead_bytes::DeadCause;
-use crate::mem::location::Location;
+use crate::mem::gone_ranges::GoneRanges;
 
 /// The checkpoint that an open begins with.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Restore {
     opened: OpenedCheckpoint,
     /// The segments that both the checkpoint and the manifest name.
     segments: BTreeMap<SegmentId, Covered>,
+    /// The ranges of the segments that only the checkpoint names.
+    gone: Arc<GoneRanges>,
 }
 
 /// A segment that the checkpoint knows.
@@ -55,6 +58,8 @@ pub(crate) struct Restored {
     pub(crate) id: KeyspaceId,
     pub(crate) slot: KeyspaceIndex,
     pub(crate) live_bytes: u64,
+    /// True if entries of the index lead to segments that are gone.
+    pub(crate) needs_purge: bool,
 }
 
 impl Restore {
@@ -75,17 +80,20 @@ impl Restore {
     ) -> Result<Self> {
         let opened = OpenedCheckpoint::open(dir.as_ref(), manifest.checkpoint)?;
         check(&opened, manifest)?;
-        let mut segments = BTreeMap::new();
+        let (mut segments, mut gone) = (BTreeMap::new(), Vec::new());
         let mut continued = 0;
         for listed in &opened.checkpoint.segments {
             let at = entries.binary_search_by_key(&listed.id, |entry| entry.id);
             let entry = at.ok().map(|at| &entries[at]).filter(|entry| entry.state != SegmentState::Retired);
-            let Some(entry) = entry else { continue };
+            let range = GranuleRange::from_granules(listed.first_granule, listed.granules);
+            let Some(entry) = entry else {
+                gone.push(range.ok_or_else(|| opened.unfit("segment"))?);
+                continue;
+            };
             let whole = entry.state == SegmentState::Sealed && entry.end == listed.end;
             let fits =
                 listed.nonce == entry.nonce && listed.end <= entry.size && listed.end.is_multiple_of(8);
-            let range = GranuleRange::from_granules(listed.first_granule, listed.granules).filter(|_| fits);
-            let Some(range) = range else { return Err(opened.unfit("segment")) };
+            let Some(range) = range.filter(|_| fits) else { return Err(opened.unfit("segment")) };
             continued += u64::from(!whole);
             let follows =
                 entry.role == Role::Log && (entry.state != SegmentState::Sealed || entry.end > listed.end);
@@ -115,7 +123,7 @@ impl Restore {
             let begin = Begin { offset: listed.end, last: Some(opened.checkpoint.last) };
             segments.insert(listed.id, Covered { segment, begin: (!whole).then_some(begin) });
         }
-        Ok(Self { opened, segments })
+        Ok(Self { opened, segments, gone: Arc::new(GoneRanges::new(gone)) })
     }
 
     /// Returns the checkpoint's knowledge of a segment.
@@ -134,17 +142,25 @@ impl Restore {
         self.opened.checkpoint
     }
 
-    /// Returns the address ranges of the segments that are left, in order.
-    fn places(&self) -> Vec<GranuleRange> {
-        let mut places: Vec<_> = self.segments.values().map(|known| known.segment.range()).collect();
-        places.sort_unstable_by_key(|range| range.at(0).to_bits());
-        places
+    /// Returns the ranges of the segments that are gone.
+    pub(super) fn gone(&self) -> &Arc<GoneRanges> {
+        &self.gone
+    }
+
+    /// Removes the entries that lead to segments that are gone, unless the replay has put that off. Call
+    /// it before the replay reads a record.
+    ///
+    /// # Errors
+    ///
+    /// An error about the checkpoint, if it cannot be read.
+    pub(super) fn purge(&self, replay: &mut Replay<'_>) -> Result<()> {
+        let purged = replay.purge(&self.gone);
+        purged.map_err(|error| self.opened.failed("load an index from", error))
     }
 
     /// Passes its indexes to a replay, which continues from them. They are loaded as they are
-    /// needed.
-    ///
-    /// Call it before another segment gets addresses.
+    /// needed. Entries that lead to segments that are gone are removed later; see
+    /// [`Restore::purge`] and `index::hash::purge`.
     ///
     /// # Errors
     ///
@@ -154,23 +170,16 @@ impl Restore {
         let is_gone = |(id, _): &(SegmentId, u64)| !self.segments.contains_key(id);
         // No entry stays where all segments are gone, so none is read.
         let is_needed = |entry: &CheckpointKeyspace| entry.live.is_empty() || !entry.live.iter().all(is_gone);
-        let mut places = None;
         for (entry, index) in checkpoint.keyspaces.iter().zip(self.opened.indexes(is_needed)?) {
             let live: u64 = entry.live.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
             let keys = index.as_ref().map_or(entry.keys, |index| index.len() as u64);
             if keys != entry.keys || live != entry.live_bytes {
                 return Err(self.opened.unfit("keys"));
             }
+            let needs_purge = index.is_some() && entry.live.iter().any(is_gone);
             let mut slot = match index {
                 None => KeyspaceIndex::empty(entry.id, self.opened.path())?,
-                Some(mut index) => {
-                    if entry.live.iter().any(is_gone) {
-                        let places = places.get_or_insert_with(|| self.places());
-                        let purged = index.purge(|location| is_in(places, location));
-                        purged.map_err(|error| self.opened.failed("load an index from", error))?;
-                    }
-                    KeyspaceIndex::new(index)
-                }
+                Some(index) => KeyspaceIndex::new(index),
             };
             let mut live_bytes = 0;
             for (id, bytes) in &entry.live {
@@ -179,19 +188,13 @@ impl Restore {
                     live_bytes += *bytes;
                 }
             }
-            replay.restore(Restored { id: entry.id, slot, live_bytes });
+            replay.restore(Restored { id: entry.id, slot, live_bytes, needs_purge });
         }
         replay.report.checkpoint_seq = Some(checkpoint.last.0);
         replay.report.checkpoint_bytes_read = self.opened.front_len();
         replay.report.note_last(checkpoint.last);
         Ok(())
     }
-}
-
-/// Returns true if a location lies in one of these ranges.
-fn is_in(places: &[GranuleRange], location: Location) -> bool {
-    let behind = places.partition_point(|range| range.at(0).to_bits() <= location.to_bits());
-    places[..behind].last().is_some_and(|range| range.offset_of(location).is_some())
 }
 
 /// Checks that a checkpoint belongs to this store, and names nothing that the store does not know.

@@ -90,7 +90,9 @@ pub(crate) fn read(
         entries.iter().filter(|entry| entry.state == SegmentState::Sealed).map(|entry| entry.last_seq).max();
     replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
     let Links { copies, mut links } = chain.links(dir, manifest, entries, checkpoint, replay)?;
-    let hinted = put_off(manifest, &copies, &mut links, replay);
+    let hinted = use_hints(manifest, &copies, &mut links);
+    let may_purge_later = hints != HintUse::Never && to_read < LOAD_ALL;
+    put_off(checkpoint, hinted > 0, may_purge_later, replay)?;
     chain.has_cache = hinted > 0 && hints == HintUse::All;
     chain.settle_unbegun(dir, &mut links, replay)?;
     let to_read = to_read.saturating_sub(hinted);
@@ -129,12 +131,7 @@ pub(crate) fn read(
 /// Decides if hints are used: not if much is to be read besides, since that must be kept in memory, and
 /// not if the kernel has lost pages.
 /// Returns the bytes of the log that need not be read.
-fn put_off(
-    manifest: &Manifest,
-    copies: &[ChainLink],
-    links: &mut [ChainLink],
-    replay: &mut Replay<'_>,
-) -> u64 {
+fn use_hints(manifest: &Manifest, copies: &[ChainLink], links: &mut [ChainLink]) -> u64 {
     let chunks = links.iter().flat_map(|link| &link.hinted);
     let hinted: u64 = chunks.map(|chunk| chunk.front.to - chunk.front.from).sum();
     let besides: u64 = copies.iter().chain(&*links).map(|link| link.known_bytes(manifest)).sum();
@@ -142,8 +139,21 @@ fn put_off(
         links.iter_mut().for_each(ChainLink::forget_hints);
         return 0;
     }
-    replay.put_off();
     hinted
+}
+
+/// Puts off the work on the indexes if hints are used, or if it may be and there are entries to remove.
+/// Otherwise removes them now.
+fn put_off(
+    checkpoint: Option<&Restore>,
+    uses_hints: bool,
+    may_purge_later: bool,
+    replay: &mut Replay<'_>,
+) -> Result<()> {
+    if uses_hints || (may_purge_later && replay.needs_purge()) {
+        replay.put_off(checkpoint.map(|checkpoint| Arc::clone(checkpoint.gone())).unwrap_or_default());
+    }
+    checkpoint.map_or(Ok(()), |checkpoint| checkpoint.purge(replay))
 }
 
 impl SegmentChain {

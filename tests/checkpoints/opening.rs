@@ -363,3 +363,44 @@ fn open_reads_no_index_of_which_no_record_is_left() {
     // The index between them is read.
     assert_eq!(check_kept(&damaged(&mut (100..101))), 1);
 }
+
+/// Cause: an open that found a segment of its checkpoint gone read the whole index to remove the entries that
+/// lead there.
+#[test]
+fn open_removes_entries_of_lost_segments_with_their_parts() {
+    let disk = SimDisk::new();
+    let (store, mut map) = filled(&disk, 400);
+    assert!(store.take_checkpoint().unwrap());
+    let segments = |disk: &SimDisk| -> Vec<_> {
+        disk.files().into_iter().filter(|name| name.ends_with(".seg")).collect()
+    };
+    let before = segments(&disk);
+    (100..300).for_each(|number| insert(&store, &mut map, number, 1));
+    (300..320).for_each(|number| remove(&store, &mut map, number));
+    store.compact().unwrap();
+    store.close().unwrap();
+    let left = segments(&disk).iter().filter(|name| before.contains(*name)).count();
+    assert!(0 < left && left < before.len(), "{left} of {}", before.len());
+    let image = disk.read_file(&image_of(&disk).unwrap()).unwrap().len() as u64;
+    for was_killed in [false, true] {
+        let mut map = map.clone();
+        let writing = was_killed.then(|| open(&disk));
+        writing.iter().for_each(|store| insert(store, &mut map, 1000, 0));
+        let disk = disk.kill();
+        let store = open(&disk);
+        let report = store.recovery_report();
+        assert!(report.clean != was_killed && report.hinted_bytes == 0, "{report:?}");
+        // The front, and the last block of each row.
+        assert!(report.checkpoint_bytes_read < 20_000 && image > 200_000, "{report:?} of {image}");
+        let (waiting, completed) = store.index_parts();
+        assert!(waiting > 0 && completed == 0);
+        // New segments may get the addresses of those that are gone.
+        (400..700).for_each(|number| insert(&store, &mut map, number, 2));
+        assert!(store.index_parts().0 >= waiting - 300);
+        check(&store, &map);
+        assert_eq!(store.index_parts().0, 0, "the count needs all");
+        store.verify().unwrap();
+        assert!(store.take_checkpoint().unwrap());
+        check(&open(&disk.kill()), &map);
+    }
+}

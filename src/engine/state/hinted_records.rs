@@ -110,7 +110,8 @@ impl State {
         part: usize,
         records: Vec<HintedRecord>,
     ) -> Result<()> {
-        match self.put_in(writer, records) {
+        let complete = self.purge_part(writer, parts, part).and_then(|()| self.put_in(writer, records));
+        match complete {
             Err(error) if is_of_checkpoint(&error) => self.rebuild_with(writer, &error),
             other => {
                 other?;
@@ -204,6 +205,19 @@ impl State {
             }
         }
         *self.hinted.parts.lock() = None;
+    }
+
+    /// Removes the entries of a part that lead to segments that are gone.
+    fn purge_part(&self, writer: &mut WriterState, parts: &HintedParts, part: usize) -> Result<()> {
+        let pin = self.pin();
+        for id in &parts.to_purge {
+            // Nothing is left to do for one that was dropped or cleared.
+            let Some(keyspace) = self.catalog.by_id(*id) else { continue };
+            let Some(contents) = keyspace.contents(&pin) else { continue };
+            let Some(index) = writer.indexes.of(contents).index.hashed() else { continue };
+            contents.keys.add(index.purge_part(part)?.wrapping_neg());
+        }
+        Ok(())
     }
 
     /// Puts the records of a part into the indexes.
@@ -357,6 +371,5 @@ fn is_damage(error: &Error) -> bool {
 
 /// Returns the part whose records a failed search needs, if that is the reason.
 pub(crate) fn waiting_part(error: &Error) -> Option<usize> {
-    let Error::Io { source, .. } = error else { return None };
-    source.get_ref()?.downcast_ref::<BlockError>()?.waiting_part()
+    BlockError::of(error)?.waiting_part()
 }

@@ -131,6 +131,8 @@ impl State {
         match more {
             Ok(true) => return Ok(true),
             Ok(false) => {}
+            // Its keyspace is gone, or it was rebuilt.
+            Err(unread) if unread.is_superseded() => {}
             Err(unread) => self.rebuild(&unread.into())?,
         }
         let mut loading = loader.loading.lock();
@@ -168,7 +170,8 @@ impl State {
     }
 
     /// Returns true if a failed operation may be repeated: a part that waited was the cause, and is
-    /// complete now; or a damaged block of a checkpoint was, and the indexes were rebuilt.
+    /// complete now; the index was replaced; or a block of a checkpoint was damaged, and the indexes were
+    /// rebuilt.
     ///
     /// # Errors
     ///
@@ -178,6 +181,9 @@ impl State {
         let _events = crate::trace::at_end();
         if let Some(part) = waiting_part(error) {
             self.complete_part(part)?;
+            return Ok(true);
+        }
+        if BlockError::of(error).is_some_and(BlockError::is_superseded) {
             return Ok(true);
         }
         if !is_of_checkpoint(error) {

@@ -292,8 +292,9 @@ impl Engine {
         Ok(seq)
     }
 
-    /// Counts everything that an index leads to as dead.
+    /// Counts everything that the index of removed contents leads to as dead. Called under the writer mutex.
     pub(crate) fn bury(&self, slot: Option<&KeyspaceIndex>) {
+        slot.into_iter().for_each(KeyspaceIndex::supersede_if_waiting);
         for (ordinal, bytes) in slot.into_iter().flat_map(KeyspaceIndex::live) {
             self.shared.space.add_hidden_in(ordinal, bytes);
         }

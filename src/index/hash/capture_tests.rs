@@ -20,7 +20,7 @@ fn open(file: &Arc<TestFile>, table: IndexTable, first_frame: u64) -> io::Result
 }
 
 /// Captures an index and opens it from the checkpoint.
-fn reopened(writer: &mut IndexWriter) -> (Arc<Index>, IndexWriter) {
+pub(super) fn reopened(writer: &mut IndexWriter) -> (Arc<Index>, IndexWriter) {
     let capture = writer.begin_checkpoint(0).expect("none is being taken");
     let table = capture.table();
     open(&file_of(frames(capture, 0).expect("nothing is written")), table, 0).expect("nothing fails here")

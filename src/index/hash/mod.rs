@@ -70,6 +70,8 @@ mod merge_tests;
 #[cfg(all(test, not(loom)))]
 mod partition_tests;
 #[cfg(all(test, not(loom)))]
+mod purge_tests;
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 use std::{fmt, io, sync::Arc, sync::OnceLock, sync::atomic::AtomicBool};

@@ -8,6 +8,8 @@
 //! **Concurrency.** A search of a part that waits fails with an error that names the part, before it looks at
 //! any line. The holder of the writer mutex changes the indexes as any write does, and then clears
 //! the bit (release). A search that finds it clear (acquire) sees those changes.
+//!
+//! Entries of a checkpoint that lead to segments that are gone are removed with the part (`purge`).
 
 use std::io;
 use std::path::Path;
@@ -18,6 +20,7 @@ use super::{BASE_BITS, Index, IndexWriter, OVERFLOW_BASE_BITS};
 use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::format::hint::PARTS;
 use crate::index::lines::block_error::{BlockError, Why};
+use crate::mem::gone_ranges::GoneRanges;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A bit of [`IndexHead::partial`](super::IndexHead): parts wait for records.
@@ -28,6 +31,8 @@ const SIZED_MAX: u64 = 1 << 24;
 /// The parts that wait.
 pub(crate) struct WaitingParts {
     words: Box<[AtomicU64]>,
+    /// The segments that are gone. Entries that lead there are removed before the records of a part count.
+    gone: Arc<GoneRanges>,
     /// The store's path, for messages.
     path: Arc<Path>,
 }
@@ -40,8 +45,14 @@ impl std::fmt::Debug for WaitingParts {
 
 impl WaitingParts {
     /// Returns a set of all parts, of the store at `path`.
-    pub(crate) fn all(path: &Path) -> Self {
-        Self { words: (0..PARTS / 64).map(|_| AtomicU64::new(u64::MAX)).collect(), path: path.into() }
+    pub(crate) fn all(path: &Path, gone: Arc<GoneRanges>) -> Self {
+        let words = (0..PARTS / 64).map(|_| AtomicU64::new(u64::MAX)).collect();
+        Self { words, gone, path: path.into() }
+    }
+
+    /// Returns the ranges of the segments that are gone.
+    pub(crate) fn gone(&self) -> &GoneRanges {
+        &self.gone
     }
 
     /// Returns true if a part waits.
@@ -78,6 +89,11 @@ impl WaitingParts {
     }
 }
 
+/// Returns the part that a bucket belongs to.
+pub(super) fn part_of_bucket(bucket: u64) -> usize {
+    usize::try_from(bucket % PARTS as u64).expect("few bits")
+}
+
 impl Index {
     /// Makes an empty index that has its size for `entries` entries already. Its memory is committed
     /// as it is touched.
@@ -105,8 +121,10 @@ impl Index {
     #[cold]
     pub(super) fn ensure_searchable(&self, bucket: u64) -> Result<(), BlockError> {
         if let Some(parts) = self.waiting.get() {
-            let part = usize::try_from(bucket % PARTS as u64).expect("few bits");
+            let part = part_of_bucket(bucket);
             if self.lacks_parts() && parts.waits(part) {
+                // No part of an index that another one has replaced is ever complete.
+                self.lines().check_ended()?;
                 return Err(parts.error(part));
             }
         }
@@ -159,7 +177,7 @@ mod tests {
     #[test]
     fn a_search_fails_while_its_part_waits() {
         let (index, mut writer) = Index::new().expect("memory");
-        let parts = Arc::new(WaitingParts::all(Path::new("store")));
+        let parts = Arc::new(WaitingParts::all(Path::new("store"), Arc::default()));
         writer.wait_for_parts(&parts);
         assert!(index.is_partial() && index.is_from_checkpoint());
         let part = |unread: BlockError| unread.waiting_part();
@@ -180,7 +198,7 @@ mod tests {
     #[test]
     fn a_superseded_index_refuses_every_search() {
         let (index, mut writer) = Index::new().expect("memory");
-        let parts = Arc::new(WaitingParts::all(Path::new("store")));
+        let parts = Arc::new(WaitingParts::all(Path::new("store"), Arc::default()));
         writer.wait_for_parts(&parts);
         parts.settle(5);
         index.lines().supersede();

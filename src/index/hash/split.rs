@@ -23,6 +23,7 @@ impl IndexWriter {
         // The links are known once the chain is loaded, and then the number of lines that the split
         // takes.
         self.announce(number, 0)?;
+        self.purge_for_split(number)?;
         collect_links(&self.index, self.index.heads.line(number), &mut self.links);
         self.announce(number, self.links.len())?;
         let Self { index, lines, links, entries, .. } = self;

@@ -46,6 +46,10 @@ pub(crate) struct IndexWriter {
     /// The links of the chain that is merged into another; kept for its memory.
     pub(super) gone: Vec<OverflowLink>,
     pub(super) highest: Highest,
+    /// The locations that are removed from a bucket; kept for its memory.
+    pub(super) dead: Vec<Location>,
+    /// The number of entries that purges have removed since it was last taken; see `purge`.
+    pub(super) purged: u64,
     /// True if changes must be announced: a capture is running, or the index is partial.
     watched: bool,
     /// The capture that is running.
@@ -120,6 +124,8 @@ impl IndexWriter {
             entries: Vec::new(),
             gone: Vec::new(),
             highest: Highest::default(),
+            dead: Vec::new(),
+            purged: 0,
             watched: false,
             aside: None,
         }

@@ -39,9 +39,20 @@ impl BlockError {
         Self { path, offset: 0, why: Why::Ended }
     }
 
+    /// Returns the reason of a failed search, if it is such an error.
+    pub(crate) fn of(error: &Error) -> Option<&Self> {
+        let Error::Io { source, .. } = error else { return None };
+        source.get_ref()?.downcast_ref()
+    }
+
     /// Returns true if no checkpoint and no hint is the reason, so that a rebuild does not help.
     pub(crate) fn is_final(&self) -> bool {
         matches!(self.why, Why::Ended)
+    }
+
+    /// Returns true if another index has replaced the one that was searched.
+    pub(crate) fn is_superseded(&self) -> bool {
+        matches!(self.why, Why::Superseded)
     }
 
     /// Returns the part that waits, if that is the reason.

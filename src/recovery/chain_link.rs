@@ -175,7 +175,9 @@ impl SegmentChain {
                 segment.release_file();
             }
             if segment.role() == Role::Copies {
-                copies.push(ChainLink::new(*entry, segment, None, begin));
+                let mut copy = ChainLink::new(*entry, segment, None, begin);
+                self.find_hints(dir, manifest, &mut copy, &mut window, |_| true);
+                copies.push(copy);
                 continue;
             }
             let is_live = entry.state == SegmentState::Open && !manifest.clean && !self.is_followed;
@@ -218,13 +220,27 @@ impl SegmentChain {
             segment.begins_at(first);
         }
         let mut link = ChainLink::new(entry, segment, start, begin);
-        if start.is_some() && self.hints != HintUse::Never {
-            let place = (begin, link.limit(manifest));
+        if start.is_some() {
             let is_sure = |seq| self.hints == HintUse::All || seq <= durable;
-            let found = hints::usable(dir, manifest.store, &link.segment, window, place, is_sure);
-            link.use_hints(found);
+            self.find_hints(dir, manifest, &mut link, window, is_sure);
         }
         Ok(link)
+    }
+
+    /// Lets a link use the hints of its segment. `is_sure` says if the records up to a number are
+    /// certainly in the file.
+    fn find_hints(
+        &self,
+        dir: &dyn Dir,
+        manifest: &Manifest,
+        link: &mut ChainLink,
+        window: &mut SegmentReader,
+        is_sure: impl Fn(Seq) -> bool,
+    ) {
+        if self.hints != HintUse::Never {
+            let place = (link.begin, link.limit(manifest));
+            link.use_hints(hints::usable(dir, manifest.store, &link.segment, window, place, is_sure));
+        }
     }
 
     /// Decides about the segments in which no record was begun.

@@ -2,6 +2,7 @@
 //!
 //! **Rule.** A chunk stands for its records if they are certainly in the file:
 //!
+//! - they are copies that the manifest names: those were durable before; or
 //! - their last number is known to be durable; or
 //! - the kernel still has every page of the writer before ([`HintUse::All`]).
 //!
@@ -19,6 +20,7 @@ use crate::format::hash::HASH_ID;
 use crate::format::hint::{HINT_HEADER_SIZE, HintChunk};
 use crate::format::record::{HEADER_SIZE, RawHeader, RecordKind, RecordPlace};
 use crate::format::record_reader::{Order, READ_MAX, ReadAt, ReadStep, RecordAt, RecordReader};
+use crate::format::segment_header::Role;
 use crate::format::{Seq, StoreId, file_name};
 use crate::fs::{Access, Dir, File, read_exact_at};
 use crate::log::segment::Segment;
@@ -78,11 +80,13 @@ pub(super) fn usable(
     let Ok(identity) = file.identity() else { return used };
     let mut reader = HintReader { segment, store, file, size: identity.size, at: 0 };
     let Begin { offset: mut next, mut last } = begin;
+    // Copies are in no order.
+    let is_ordered = segment.role() == Role::Log;
     while let Some((front, at, bytes_read)) = reader.next() {
         if front.to <= next {
             continue;
         }
-        let follows = front.from == next && last.is_none_or(|last| last < front.first);
+        let follows = front.from == next && (!is_ordered || last.is_none_or(|last| last < front.first));
         // A tree needs the keys, which no hint has.
         let has_ordered = front.keyspaces.iter().any(|keyspace| keyspace.id.is_ordered());
         if !follows || front.to > limit || !is_sure(front.last) || has_ordered {

@@ -89,8 +89,8 @@ pub(crate) fn read(
     let sealed =
         entries.iter().filter(|entry| entry.state == SegmentState::Sealed).map(|entry| entry.last_seq).max();
     replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
-    let Links { copies, mut links } = chain.links(dir, manifest, entries, checkpoint, replay)?;
-    let hinted = use_hints(manifest, &copies, &mut links);
+    let Links { mut copies, mut links } = chain.links(dir, manifest, entries, checkpoint, replay)?;
+    let hinted = use_hints(manifest, &mut copies, &mut links);
     let may_purge_later = hints != HintUse::Never && to_read < LOAD_ALL;
     put_off(checkpoint, hinted > 0, may_purge_later, replay)?;
     chain.has_cache = hinted > 0 && hints == HintUse::All;
@@ -111,7 +111,8 @@ pub(crate) fn read(
         if to_read >= LOAD_ALL && hinted == 0 {
             replay.load_all()?;
         }
-        for copy in copies {
+        for mut copy in copies {
+            chain.take_hints(&mut copy, replay)?;
             chain.copies(copy, &mut ahead, replay)?;
         }
         for at in 0..links.len() {
@@ -131,12 +132,13 @@ pub(crate) fn read(
 /// Decides if hints are used: not if much is to be read besides, since that must be kept in memory, and
 /// not if the kernel has lost pages.
 /// Returns the bytes of the log that need not be read.
-fn use_hints(manifest: &Manifest, copies: &[ChainLink], links: &mut [ChainLink]) -> u64 {
-    let chunks = links.iter().flat_map(|link| &link.hinted);
+fn use_hints(manifest: &Manifest, copies: &mut [ChainLink], links: &mut [ChainLink]) -> u64 {
+    let all = || copies.iter().chain(&*links);
+    let chunks = all().flat_map(|link| &link.hinted);
     let hinted: u64 = chunks.map(|chunk| chunk.front.to - chunk.front.from).sum();
-    let besides: u64 = copies.iter().chain(&*links).map(|link| link.known_bytes(manifest)).sum();
+    let besides: u64 = all().map(|link| link.known_bytes(manifest)).sum();
     if hinted == 0 || besides > BESIDES_MAX || links.iter().any(ChainLink::has_lost_pages) {
-        links.iter_mut().for_each(ChainLink::forget_hints);
+        copies.iter_mut().chain(links).for_each(ChainLink::forget_hints);
         return 0;
     }
     hinted
@@ -201,7 +203,9 @@ impl SegmentChain {
         if walked.last > Some(entry.last_seq.max(entry.filtered)) {
             return Err(segment.corrupt_at(segment.data_offset(), Defect::BadSequence));
         }
-        self.seen = self.seen.max(walked.last.unwrap_or(Seq::ZERO));
+        // A hint tells the number of its last record, which may not be the greatest.
+        replay.report.note_last(entry.last_seq);
+        self.seen = self.seen.max(entry.last_seq).max(walked.last.unwrap_or(Seq::ZERO));
         self.keep(segment, entry);
         Ok(())
     }

@@ -76,6 +76,62 @@ fn open_after_a_kill_reads_one_chunk_at_every_size() {
     }
 }
 
+/// Cause: hints described the log only, so an open after a kill read all copies since the last checkpoint.
+#[test]
+fn open_after_a_kill_reads_no_copies_that_hints_describe() {
+    let disk = disk();
+    let options = || options().segment_bytes(64 << 10).compaction(false);
+    let store = options().open_on(&disk).expect("a new store");
+    let value = |number: u32, round: u8| [&number.to_le_bytes()[..], &[round; 90]].concat();
+    let mut expected = BTreeMap::new();
+    for (round, step) in [(0, 1), (1, 3), (2, 7)] {
+        for number in (0..6000).step_by(step) {
+            store.insert(key(number), value(number, round)).expect("there is room");
+            expected.insert(key(number), value(number, round));
+        }
+    }
+    for number in (0..6000).step_by(50) {
+        assert_eq!(
+            store.remove(key(number)).expect("there is room"),
+            expected.remove(&key(number)).is_some()
+        );
+    }
+    store.flush().expect("nothing fails here");
+    settle(&store);
+    let segments = |disk: &SimDisk| -> Vec<u64> {
+        let files = disk.files().into_iter();
+        files.filter_map(|name| name.strip_suffix(".seg").map(|id| id.parse().expect("a number"))).collect()
+    };
+    // The second pass moves copies of old records behind newer ones.
+    for every in [2, 1] {
+        let victims: Vec<_> = segments(&disk).into_iter().step_by(every).collect();
+        assert_eq!(store.compact_segments(&victims, |_| true).expect("there is room").passes, 1);
+        settle(&store);
+    }
+    let last = store.last_seq();
+    let mut disk = disk.kill();
+    for round in 3..5 {
+        let store = options().open_on(&disk).expect("it opens");
+        let report = store.recovery_report();
+        // The log and the copies end with less than a chunk.
+        assert!(report.bytes_read < 2 * CHUNK && report.hinted_bytes > 30 * CHUNK, "{report:?}");
+        assert!(report.last_seq >= last.0, "{report:?} {last}");
+        for (key, value) in &expected {
+            assert_eq!(store.get(key).expect("it is readable").as_deref(), Some(value.as_slice()));
+        }
+        assert_eq!(store.len(), expected.len());
+        store.verify().expect("it is whole");
+        // The next open uses the hints again, and no number is given out twice.
+        assert!(store.insert(key(1), value(1, round)).expect("there is room") > last);
+        expected.insert(key(1), value(1, round));
+        disk = disk.kill();
+    }
+    let store = options().open_on(&disk).expect("it opens");
+    assert!(store.take_checkpoint().expect("there is room"));
+    settle(&store);
+    assert_eq!(hint_files(&disk), Vec::<String>::new(), "the checkpoint covers them");
+}
+
 #[test]
 fn worker_completes_the_index_after_the_open() {
     let disk = killed(&disk(), 2000);

@@ -334,6 +334,7 @@ impl Compactor {
             segment.mapping().publish_existing(finished.entry.end);
             state.shared.add_segment(segment);
         }
+        state.hint_writer.note_copies();
         state.allocator.recount(&state.shared);
         pass.phase = Phase::Switch { output: 0, offset: 0, moved: 0 };
     }

@@ -1,7 +1,8 @@
 //! The hint writer: describes the log behind its end in hint files, so that an open after a kill need
 //! not read it.
 //!
-//! It is a job of the worker, in slices of 2 MiB of the log. A chunk covers about
+//! It describes the copies that compaction made as well. It is a job of the worker, in slices of 2 MiB of the
+//! log. A chunk covers about
 //! [`Tuning::hint_chunk`](crate::fs::tuning::Tuning) bytes of one segment and ends between two frames.
 //! It is written by one call, and never synced. Nothing is written for a log that is shorter than
 //! one chunk, and nothing by the writers of the store.
@@ -15,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -50,8 +52,10 @@ const CHUNKS_BEHIND: u64 = 4;
 pub(crate) struct HintWriter {
     /// Bytes of the log for one chunk. `None` if no hints are written.
     chunk: Option<u64>,
-    /// The first number that this incarnation gave out.
-    first: Seq,
+    /// The first number that this incarnation gave out, and the number of its first segment.
+    first: (Seq, SegmentId),
+    /// True if there are copies that the job has not looked at.
+    has_copies: AtomicBool,
     hints: Mutex<HintState>,
     /// The last end of a checkpoint, and its segment. Read after the end of the log.
     cut: Mutex<Option<(SegmentId, u64)>>,
@@ -103,12 +107,12 @@ struct ChunkBuilder {
 }
 
 impl HintWriter {
-    /// Starts for an incarnation that writes its first record with number `first`. `files` are the
-    /// hints that the open has used. If the log goes on in an old segment, `resumed` is that, and the
+    /// Starts for an incarnation that writes its first record with number `first`, and gives its next
+    /// segment the number beside it. `files` are the hints that the open has used. If the log goes on in an old segment, `resumed` is that, and the
     /// offset up to which a checkpoint covers it.
     pub(super) fn new(
         chunk: Option<u64>,
-        first: Seq,
+        first: (Seq, SegmentId),
         files: BTreeSet<SegmentId>,
         resumed: Option<(SegmentId, u64)>,
     ) -> Self {
@@ -119,7 +123,8 @@ impl HintWriter {
             progress.insert(id, HintProgress { at, file_end: 0, is_done });
         }
         let hints = HintState { progress, files, ..HintState::default() };
-        Self { chunk, first, hints: Mutex::new(hints), cut: Mutex::new(None) }
+        let has_copies = AtomicBool::new(false);
+        Self { chunk, first, has_copies, hints: Mutex::new(hints), cut: Mutex::new(None) }
     }
 
     /// Does one step, if there is work. Returns true if it did.
@@ -148,6 +153,10 @@ impl HintWriter {
         // In this order: a segment that was active before is full, and its end does not move.
         let active = state.allocator.active_id();
         let offset = state.allocator.offset();
+        // Acquire: pairs with the release in `note_copies`.
+        if self.has_copies.swap(false, Ordering::Acquire) {
+            hints.looked = None;
+        }
         if hints.looked.is_some_and(|(id, from)| id == active && offset < from) {
             return false;
         }
@@ -193,13 +202,26 @@ impl HintWriter {
         let segments = state.shared.segments.read();
         hints.progress.retain(|id, _| segments.contains_key(id));
         let is_ours = |segment: &&Arc<Segment>| {
-            let is_new = segment.role() == Role::Log && segment.first_seq() >= self.first;
             let is_written = segment.mapping().published() > segment.data_offset();
-            is_written && (is_new || hints.progress.contains_key(&segment.id()))
+            is_written && (self.is_new(segment) || hints.progress.contains_key(&segment.id()))
         };
         let mut written: Vec<_> = segments.values().filter(is_ours).map(Arc::clone).collect();
         written.sort_by_key(|segment| segment.first_seq());
         written
+    }
+
+    /// Returns true if this incarnation wrote all of a segment.
+    fn is_new(&self, segment: &Segment) -> bool {
+        match segment.role() {
+            Role::Log => segment.first_seq() >= self.first.0,
+            Role::Copies => segment.id() >= self.first.1,
+        }
+    }
+
+    /// Makes the job look at the segments again: there are copies.
+    pub(crate) fn note_copies(&self) {
+        // Release: pairs with the acquire in `begin`; the copies are in the list of segments.
+        self.has_copies.store(true, Ordering::Release);
     }
 
     fn front(&self, state: &State, segment: &Segment, from: u64) -> HintChunk {
@@ -239,8 +261,12 @@ impl HintWriter {
             if hints.building.as_ref().is_some_and(|building| building.segment.id() == segment.id) {
                 hints.building = None;
             }
+            let is_new = |id| state.shared.segments.read().get(&id).is_some_and(|there| self.is_new(there));
+            let covered = HintProgress { at: segment.end, file_end: 0, is_done: false };
             if let Some(progress) = hints.progress.get_mut(&segment.id) {
-                (progress.at, progress.file_end) = (segment.end, 0);
+                *progress = HintProgress { is_done: progress.is_done, ..covered };
+            } else if is_new(segment.id) {
+                hints.progress.insert(segment.id, covered);
             }
         }
         hints.looked = None;
@@ -381,9 +407,8 @@ impl ChunkBuilder {
             }
             RecordKind::Watermark | RecordKind::Start => self.front.notes += size,
         }
-        if self.front.first == Seq::ZERO {
-            self.front.first = header.seq;
-        }
+        let is_first = self.front.first == Seq::ZERO;
+        self.front.first = if is_first { header.seq } else { self.front.first.min(header.seq) };
         (self.front.last, self.front.last_at) = (header.seq, at);
         self.at += size;
         Ok(())

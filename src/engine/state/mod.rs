@@ -149,7 +149,7 @@ impl State {
         let resumed = (segment.id(), covered.unwrap_or(segment.data_offset()));
         let hint_writer = HintWriter::new(
             shared.dir.tuning().hint_chunk.filter(|_| !config.read_only),
-            log.next_seq(),
+            (log.next_seq(), shared.manifest.read(|manifest| manifest.next_segment)),
             opened.hint_files,
             is_resumed.then_some(resumed),
         );

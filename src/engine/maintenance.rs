@@ -66,8 +66,9 @@ impl Engine {
             || self.compact_step()?
             || self.shrink_some();
         let mut hinted = false;
+        let is_idle = !(provided || synced || done);
         for _ in 0..HINTED {
-            let more = self.hint_writer.step(self);
+            let more = self.hint_writer.step(self, is_idle);
             hinted |= more;
             // A writer that waits for a page is slow, and an open that reads much of the log is, too.
             if !more || (self.allocator.is_short() && !self.hint_writer.is_behind()) {

@@ -127,11 +127,12 @@ impl HintWriter {
         Self { chunk, first, has_copies, hints: Mutex::new(hints), cut: Mutex::new(None) }
     }
 
-    /// Does one step, if there is work. Returns true if it did.
-    pub(crate) fn step(&self, state: &State) -> bool {
+    /// Does one step, if there is work. Returns true if it did. Copies are described only if the worker is
+    /// idle: compaction that falls behind delays writers.
+    pub(crate) fn step(&self, state: &State, is_idle: bool) -> bool {
         let Some(chunk) = self.chunk else { return false };
         let Some(mut hints) = self.hints.try_lock() else { return false };
-        if hints.has_failed || (hints.building.is_none() && !self.begin(state, chunk, &mut hints)) {
+        if hints.has_failed || (hints.building.is_none() && !self.begin(state, chunk, &mut hints, is_idle)) {
             return false;
         }
         if let Err(error) = hints.advance(state) {
@@ -149,12 +150,13 @@ impl HintWriter {
     }
 
     /// Begins a chunk, if enough was written. Returns true if it did.
-    fn begin(&self, state: &State, chunk: u64, hints: &mut HintState) -> bool {
+    fn begin(&self, state: &State, chunk: u64, hints: &mut HintState, is_idle: bool) -> bool {
         // In this order: a segment that was active before is full, and its end does not move.
         let active = state.allocator.active_id();
         let offset = state.allocator.offset();
         // Acquire: pairs with the release in `note_copies`.
-        if self.has_copies.swap(false, Ordering::Acquire) {
+        let with_copies = is_idle && self.has_copies.swap(false, Ordering::Acquire);
+        if with_copies {
             hints.looked = None;
         }
         if hints.looked.is_some_and(|(id, from)| id == active && offset < from) {
@@ -165,6 +167,9 @@ impl HintWriter {
         hints.left = hints.left_in(&segments);
         let mut from = offset.saturating_add(chunk);
         for segment in segments {
+            if segment.role() == Role::Copies && !with_copies {
+                continue;
+            }
             let new = HintProgress::new(&segment);
             let progress = hints.progress.entry(segment.id()).or_insert(new);
             if progress.is_done {
@@ -180,6 +185,8 @@ impl HintWriter {
             let is_worth = progress.file_end > 0 || left >= chunk / LEAST_SHARE;
             let is_due = left >= chunk || (left > 0 && is_worth && (is_full || cut.is_some()));
             if is_due && written >= chunk {
+                // Relaxed: it was set, and nothing of it was looked at.
+                self.has_copies.fetch_or(with_copies, Ordering::Relaxed);
                 let front = self.front(state, &segment, progress.at);
                 hints.building = Some(ChunkBuilder::new(segment, front, chunk, limit));
                 return true;
@@ -197,7 +204,8 @@ impl HintWriter {
         false
     }
 
-    /// Returns the segments of this incarnation that were written to, in the order of the log.
+    /// Returns the segments of this incarnation that were written to: those of the log in its order, and
+    /// copies behind them.
     fn written(&self, state: &State, hints: &mut HintState) -> Vec<Arc<Segment>> {
         let segments = state.shared.segments.read();
         hints.progress.retain(|id, _| segments.contains_key(id));
@@ -206,7 +214,7 @@ impl HintWriter {
             is_written && (self.is_new(segment) || hints.progress.contains_key(&segment.id()))
         };
         let mut written: Vec<_> = segments.values().filter(is_ours).map(Arc::clone).collect();
-        written.sort_by_key(|segment| segment.first_seq());
+        written.sort_by_key(|segment| (segment.role() == Role::Copies, segment.first_seq()));
         written
     }
 
@@ -287,13 +295,14 @@ impl HintProgress {
 }
 
 impl HintState {
-    /// Returns the bytes of some segments that have no description and are to get one.
+    /// Returns the bytes of the log in some segments that have no description and are to get one.
     fn left_in(&self, segments: &[Arc<Segment>]) -> u64 {
         let left = |segment: &Arc<Segment>| {
             let progress = self.progress.get(&segment.id());
             let progress = progress.copied().unwrap_or_else(|| HintProgress::new(segment));
             let end = segment.mapping().published();
-            if progress.is_done { 0 } else { end.saturating_sub(progress.at) }
+            let is_left = segment.role() == Role::Log && !progress.is_done;
+            if is_left { end.saturating_sub(progress.at) } else { 0 }
         };
         segments.iter().map(left).sum()
     }

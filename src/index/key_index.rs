@@ -423,7 +423,7 @@ impl KeyIndexWriter {
     }
 
     /// Begins a capture of the index as it is now. The store's writer mutex makes this one moment for
-    /// several indexes. At most `limit` lines are kept for it at once; see `lines::capture`.
+    /// several indexes. At most `limit` pages of 4 KiB are kept for it at once; see `lines::capture`.
     ///
     /// `None` while another capture is running, or while the index is partial or has ended.
     pub(crate) fn begin_checkpoint(&mut self, limit: usize) -> Option<Capture> {

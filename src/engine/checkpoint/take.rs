@@ -12,17 +12,15 @@ use crate::engine::state::catalog::KeyspaceState;
 use crate::engine::state::index_loader::Whole;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
-use crate::format::checkpoint::{CheckpointKeyspace, CheckpointSegment, IndexCheckpoint, LINE_SIZE};
+use crate::format::checkpoint::{CheckpointKeyspace, CheckpointSegment, IndexCheckpoint};
 use crate::format::hash::HASH_ID;
 use crate::format::manifest::SegmentState;
 use crate::index::checkpoint::{CheckpointWriter, WriteStep};
 use crate::index::lines::capture::Capture;
 use crate::log::segment::Segment;
 
-/// The part of an index's lines that is copied at most before a checkpoint is abandoned: one in six.
-const COPIES_SHARE: usize = 6;
-/// The copies of lines that a checkpoint may have in any case: 1 MiB.
-const COPIES_MIN: usize = (1 << 20) / LINE_SIZE;
+/// The least number of page copies for a checkpoint before it is abandoned.
+const PAGES_MIN: usize = 256;
 
 /// A checkpoint's header, and the captures of its indexes.
 struct Begun {
@@ -110,9 +108,9 @@ impl Checkpointer {
         let mut keyspaces = Vec::with_capacity(all.len());
         for contents in all.iter().filter_map(|keyspace| keyspace.contents(&pin)) {
             let slot = indexes.of(contents);
-            // One copy of each line at most, so no writer is held up; of a sixth, while that suffices.
-            let lines = contents.index.memory_bytes() / LINE_SIZE;
-            let limit = if whole { usize::MAX } else { (lines / COPIES_SHARE).max(COPIES_MIN) };
+            // One copy of each page at most, so no writer is held up; of half, while that suffices.
+            let pages = contents.index.memory_bytes() / crate::mem::PAGE_SIZE;
+            let limit = if whole { usize::MAX } else { (pages / 2).max(PAGES_MIN) };
             let capture = slot.index.begin_checkpoint(limit)?;
             let live = slot.live().map(|(ordinal, bytes)| Some((*ids.get(&ordinal)?, bytes)));
             let mut live =

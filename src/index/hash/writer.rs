@@ -23,7 +23,7 @@ use super::{Index, bucket_of, search};
 use crate::format::hash::Hash;
 use crate::index::lines::Row;
 use crate::index::lines::block_error::BlockError;
-use crate::index::lines::capture::{Capture, SavedLines};
+use crate::index::lines::capture::{Capture, SavedPages};
 use crate::index::lines::chunked::ChunkedLines;
 use crate::mem::line_array::Line;
 use crate::mem::location::Location;
@@ -53,7 +53,7 @@ pub(crate) struct IndexWriter {
     /// True if changes must be announced: a capture is running, or the index is partial.
     watched: bool,
     /// The capture that is running.
-    aside: Option<Arc<SavedLines>>,
+    aside: Option<Arc<SavedPages>>,
 }
 
 /// The free overflow lines: those that were returned, and those that were never used.
@@ -141,7 +141,7 @@ impl IndexWriter {
     }
 
     /// Begins a capture of the index as it is now. The store's writer mutex makes this one moment
-    /// for several indexes. At most `limit` lines are kept for it at once; see `capture`.
+    /// for several indexes. At most `limit` pages of 4 KiB are kept for it at once; see `capture`.
     ///
     /// `None` while another capture is running, or while the index is partial.
     pub(crate) fn begin_checkpoint(&mut self, limit: usize) -> Option<Capture> {
@@ -149,7 +149,7 @@ impl IndexWriter {
         if self.watched {
             return None;
         }
-        let aside = Arc::new(SavedLines::new(self.index.lines(), limit));
+        let aside = Arc::new(SavedPages::new(self.index.lines(), limit));
         self.aside = Some(Arc::clone(&aside));
         self.watched = true;
         Some(Capture::new(Arc::<Index>::clone(&self.index), aside))
@@ -189,15 +189,14 @@ impl IndexWriter {
             index.ensure_loaded(bucket)?;
         }
         if let Some(aside) = aside {
-            let keep = |row, line| aside.keep(index, row, line..line + 1);
-            keep(Row::First, bucket);
+            aside.keep_line(index, Row::First, bucket);
             let mut link = index.heads.line(bucket).control_unordered().link();
             while let Some(next) = link {
-                keep(Row::Second, next.line());
+                aside.keep_line(index, Row::Second, next.line());
                 link = index.overflow.line(next.line()).control_unordered().link();
             }
             for free in lines.free.iter().take(takes) {
-                keep(Row::Second, free.line());
+                aside.keep_line(index, Row::Second, free.line());
             }
         }
         Ok(())

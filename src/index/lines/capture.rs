@@ -4,33 +4,35 @@
 //!
 //! **The moment.** The writer of an index begins it under the writer mutex: it notes the numbers of
 //! lines in both rows. That takes constant time, except for a bitmap of one bit per 4 KiB. From then
-//! on the writer saves each line of a page that the capture has not taken, before it changes the line
-//! for the first time. Lines behind those counted at the moment are not captured, so they need no copy.
-//! This is cheap because a change touches one or two lines.
+//! on the writer saves pages of lines before it changes them. It copies each page that the capture
+//! has not taken yet. Lines behind those counted at the moment are not captured, so they need no
+//! copy. This is cheap because few pages are copied, each once at most.
 //!
-//! **Concurrency.** One bit per page means *taken*. The [`Capture`] sets it, after it has loaded the page:
+//! **Concurrency.** One bit per page means *taken*. The side that sets it first decides the source
+//! of the captured page. The [`Capture`] takes pages in order and needs no lock for a page that the
+//! writer has not changed:
 //!
 //! | | steps, in order |
 //! |---|---|
-//! | capture | loads the words (relaxed); fences (acquire); sets the bit (release). Under the lock of the copies: checks if it was abandoned; puts the copies in place of what it loaded |
-//! | writer | checks the bit: if set, nothing to do. Else, under that lock: checks it again; copies the line, unless it has a copy. Then changes the line |
+//! | capture | loads the words (relaxed); fences (acquire); checks if it was abandoned; sets the bit. If it was unset, the words are the page. If it was set, the copy is, under the lock of the copies |
+//! | writer | checks the bit: if set, nothing to do. Else, under that lock: copies the words; sets the bit. If it was unset, keeps the copy. If it was set, drops it. Then changes the page |
 //!
-//! 1. *The writer saw the bit* (acquire). Then the capture's loads come before the change, and no load
-//!    saw it.
-//! 2. *It did not.* Then there is a copy before the change. If a load saw the change (a release store),
-//!    then by the fence the capture comes to the lock after the writer left it, and finds the copy. If
-//!    none did, the words are those of the moment, with the copy or without.
+//! 1. *The capture set the bit.* Its loads come before the bit (release), and the writer's first
+//!    change comes after the writer saw it (acquire). So no load saw a change.
+//! 2. *A load saw a change* (a release store). Then by the fence the capture sees all that the
+//!    writer did before: the bit, whose copy the lock hands over, or that the writer abandoned the
+//!    capture. The copy exists once the lock is free, because the lock spans the writer's two
+//!    steps.
 //!
 //! **Bounds.** A limit bounds the copies, and so the memory. A writer that reaches it *abandons*
 //! the capture and does not wait. The capture returns that at its next block, and the checkpoint's
-//! file is useless. Each page that was written leaves its copies' memory to the next ones.
-//! The index's memory counts all of it. With a limit of as many lines as the index has, no
+//! file is useless. Each page that was written leaves its copy's memory to the next copy.
+//! The index's memory counts all of it. With a limit of as many pages as the index has, no
 //! capture is ever abandoned.
 //!
 //! Dropping the [`Capture`], at its end or before, ends the writer's part at its next change.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -52,15 +54,13 @@ pub(in crate::index) const LINES: usize = 1;
 /// The number of lines in a block, for line numbers.
 pub(in crate::index) const BLOCK_LINES: u64 = LINES as u64;
 
-/// The words of a line.
-type Words = [u64; LINE_WORDS];
 /// The words of a page's lines.
-type CapturedPage = [Words; LINES];
+type CapturedPage = [[u64; LINE_WORDS]; LINES];
+/// The size of a copy in bytes.
+const PAGE_SIZE: u64 = size_of::<CapturedPage>() as u64;
 
-/// The size of a slot in bytes: two numbers of 32 bits, and the words of a line.
-const SLOT_SIZE: usize = 8 + size_of::<Words>();
-/// The number of slots in a piece of the memory for copies, about 256 KiB.
-const SLOTS: usize = (256 << 10) / SLOT_SIZE;
+/// The number of slots in a piece of the memory for copies.
+const SLOTS: usize = 64;
 
 const RUNNING: u64 = 0;
 const ABANDONED: u64 = 1;
@@ -68,7 +68,7 @@ const ENDED: u64 = 2;
 
 /// The state shared by capture and writer.
 #[derive(Debug)]
-pub(in crate::index) struct SavedLines {
+pub(in crate::index) struct SavedPages {
     table: IndexTable,
     /// The numbers of pages of both rows.
     pages: [u64; 2],
@@ -79,41 +79,28 @@ pub(in crate::index) struct SavedLines {
     copies: Mutex<Copies>,
 }
 
-/// Copies of lines, in memory that goes back to the system with them.
+/// Copies of pages, in memory that goes back to the system with them.
 ///
-/// They may take as much memory as the index, which an allocator would keep for later.
+/// They take up to half as much memory as the index, which an allocator would keep for later.
 #[derive(Debug)]
 struct Copies {
-    /// The copies of each page that has some.
-    by_page: BTreeMap<u64, PageCopies>,
-    /// The number of copies, and the greatest.
-    count: usize,
-    limit: usize,
-    /// The first slot that is no longer needed; it leads to the next one.
-    spare: Option<Slot>,
+    /// The slots of the copies, by page.
+    by_page: BTreeMap<u64, usize>,
+    /// The slots whose copies are no longer needed.
+    spare: Vec<usize>,
     /// The memory: `SLOTS` slots in each piece.
     pieces: Vec<MmapMut>,
     /// The number of slots in use or spare.
-    slots: u32,
+    slots: usize,
+    /// The greatest number of copies.
+    limit: usize,
 }
-
-/// The copies of a page.
-#[derive(Debug)]
-struct PageCopies {
-    /// A bit for each line that has a copy.
-    lines: u64,
-    /// The slot of the last copy; it leads to the one before.
-    last: Slot,
-}
-
-/// The number of a slot.
-type Slot = NonZeroU32;
 
 /// A capture of an index at the moment when it was made.
 #[derive(Debug)]
 pub(crate) struct Capture {
     index: Arc<dyn IndexLines>,
-    aside: Arc<SavedLines>,
+    aside: Arc<SavedPages>,
     next: u64,
 }
 
@@ -121,58 +108,57 @@ pub(crate) struct Capture {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Abandoned;
 
-impl SavedLines {
-    /// Makes the state of a capture of the index as it is now. At most `limit` lines are kept for it.
+impl SavedPages {
     pub(in crate::index) fn new(index: &dyn IndexLines, limit: usize) -> Self {
         let table = index.table();
         let pages = table.lines.map(|lines| lines.div_ceil(BLOCK_LINES));
+        let copies =
+            Copies { by_page: BTreeMap::new(), spare: Vec::new(), pieces: Vec::new(), slots: 0, limit };
         let taken = AtomicBitSet::new(pages.iter().sum());
-        let copies = Mutex::new(Copies::new(limit));
-        let aside = Self { table, pages, taken, state: AtomicU64::new(RUNNING), copies };
+        let aside = Self { table, pages, taken, state: AtomicU64::new(RUNNING), copies: Mutex::new(copies) };
         aside.count(index, &aside.copies.lock());
         aside
     }
 
     /// True while the capture still needs the writer's copies.
     pub(in crate::index) fn is_running(&self) -> bool {
-        // Relaxed: a writer that misses the end is told under the lock.
+        // Relaxed: a writer that misses the end makes a needless copy, which `keep` drops under the
+        // lock.
         self.state.load(Ordering::Relaxed) == RUNNING
     }
 
-    /// Keeps lines that are about to change. Writer only.
-    #[inline]
-    pub(in crate::index) fn keep(&self, index: &dyn IndexLines, row: Row, lines: Range<u64>) {
-        let end = lines.end.min(self.table.lines[row as usize]);
-        let mut start = lines.start;
-        while start < end {
-            let next = (start / BLOCK_LINES + 1) * BLOCK_LINES;
-            self.keep_in_page(index, row, start..end.min(next));
-            start = next;
+    /// Keeps the page of a line that is about to change. Writer only.
+    pub(in crate::index) fn keep_line(&self, index: &dyn IndexLines, row: Row, line: u64) {
+        if line < self.table.lines[row as usize] {
+            let first = if row == Row::First { 0 } else { self.pages[0] };
+            self.keep(index, first + line / BLOCK_LINES);
         }
     }
 
-    /// Keeps lines of one page.
-    fn keep_in_page(&self, index: &dyn IndexLines, row: Row, lines: Range<u64>) {
-        let page = lines.start / BLOCK_LINES + if row == Row::First { 0 } else { self.pages[0] };
+    fn keep(&self, index: &dyn IndexLines, page: u64) {
         if self.taken.get(page) || !self.is_running() {
             return;
         }
         let mut copies = self.copies.lock();
         // Relaxed: the capture stores it under this lock, and this thread is the writer.
-        if self.state.load(Ordering::Relaxed) != RUNNING || self.taken.get(page) {
+        if self.state.load(Ordering::Relaxed) != RUNNING {
             return;
         }
-        for line in lines {
-            if copies.has(page, line % BLOCK_LINES) {
-                continue;
-            }
-            let words = self.words(index, row, line);
-            if copies.add(page, line % BLOCK_LINES, &words).is_none() {
-                // Release: as for every change that follows. The capture reads it under the lock.
-                self.state.store(ABANDONED, Ordering::Release);
-                copies.clear();
-                break;
-            }
+        let Some(slot) = copies.room() else {
+            // Release: pairs with the fence in `Capture::take`: a capture that sees the change that
+            // follows sees this.
+            self.state.store(ABANDONED, Ordering::Release);
+            copies.clear();
+            self.count(index, &copies);
+            return;
+        };
+        let mut words = [[0; LINE_WORDS]; LINES];
+        self.read(index, page, &mut words);
+        copies.store(slot, &words);
+        if self.taken.set(page) {
+            copies.spare.push(slot);
+        } else {
+            copies.by_page.insert(page, slot);
         }
         self.count(index, &copies);
     }
@@ -183,112 +169,69 @@ impl SavedLines {
             None => (Row::First, page),
             Some(page) => (Row::Second, page),
         };
-        let count = self.table.lines[row as usize];
+        let (lines, count) = (index.row(row), self.table.lines[row as usize]);
         for (number, words) in (page * BLOCK_LINES..).zip(words) {
-            *words = if number < count { self.words(index, row, number) } else { [0; LINE_WORDS] };
+            *words = [0; LINE_WORDS];
+            if number < count {
+                *words = words_of(lines.line(number));
+                index.clear_unsaved_bits(row, number, words);
+            }
         }
-    }
-
-    /// Returns a line as it is in memory now.
-    fn words(&self, index: &dyn IndexLines, row: Row, number: u64) -> Words {
-        let mut words = words_of(index.row(row).line(number));
-        index.clear_unsaved_bits(row, number, &mut words);
-        words
     }
 
     /// Publishes the memory that the capture takes.
     fn count(&self, index: &dyn IndexLines, copies: &Copies) {
-        let bytes = copies.slots as usize * SLOT_SIZE + self.taken.memory_bytes();
+        let bytes = copies.slots as u64 * PAGE_SIZE + self.taken.memory_bytes() as u64;
         // Relaxed: a count on its own.
-        index.captured().store(bytes as u64, Ordering::Relaxed);
+        index.captured().store(bytes, Ordering::Relaxed);
     }
 }
 
 impl Copies {
-    fn new(limit: usize) -> Self {
-        Self { by_page: BTreeMap::new(), count: 0, limit, spare: None, pieces: Vec::new(), slots: 0 }
-    }
-
-    /// Returns true if a line of a page has a copy.
-    fn has(&self, page: u64, line: u64) -> bool {
-        self.by_page.get(&page).is_some_and(|copies| copies.lines & (1 << line) != 0)
-    }
-
-    /// Adds the copy of a line; `None` if the limit is reached or memory is short.
-    fn add(&mut self, page: u64, line: u64, words: &Words) -> Option<()> {
-        if self.count >= self.limit {
+    /// Returns a slot for one more copy; `None` if the limit is reached or memory is short.
+    fn room(&mut self) -> Option<usize> {
+        if self.by_page.len() >= self.limit {
             return None;
         }
-        let slot = self.take_slot()?;
-        let before = self.by_page.get(&page).map(|copies| copies.last);
-        self.store(slot, before, u32::try_from(line).ok()?, words);
-        let copies = self.by_page.entry(page).or_insert(PageCopies { lines: 0, last: slot });
-        copies.lines |= 1 << line;
-        copies.last = slot;
-        self.count += 1;
-        Some(())
+        self.spare.pop().or_else(|| {
+            if self.slots == self.pieces.len() * SLOTS {
+                self.pieces.push(alloc::zeros_apart(SLOTS * size_of::<CapturedPage>()).ok()?);
+            }
+            self.slots += 1;
+            Some(self.slots - 1)
+        })
     }
 
-    /// Takes a slot; `None` if memory is short.
-    fn take_slot(&mut self) -> Option<Slot> {
-        if let Some(slot) = self.spare {
-            self.spare = self.load(slot).0;
-            return Some(slot);
-        }
-        if self.slots as usize == self.pieces.len() * SLOTS {
-            self.pieces.push(alloc::zeros_apart(SLOTS * SLOT_SIZE).ok()?);
-        }
-        self.slots = self.slots.checked_add(1)?;
-        Slot::new(self.slots)
+    /// Returns the range of a slot in its piece.
+    fn range(slot: usize) -> Range<usize> {
+        let start = slot % SLOTS * size_of::<CapturedPage>();
+        start..start + size_of::<CapturedPage>()
     }
 
-    /// Takes the copies of a page out, and puts them in place of the words of their lines.
-    fn take_page(&mut self, page: u64, words: &mut CapturedPage) {
-        let mut next = self.by_page.remove(&page).map(|copies| copies.last);
-        while let Some(slot) = next {
-            let (before, line, copy) = self.load(slot);
-            words[line as usize] = copy;
-            self.store(slot, self.spare, 0, &copy);
-            self.spare = Some(slot);
-            self.count -= 1;
-            next = before;
-        }
-    }
-
-    /// Returns the piece of a slot, and its range there.
-    fn place(slot: Slot) -> (usize, Range<usize>) {
-        let at = slot.get() as usize - 1;
-        let start = at % SLOTS * SLOT_SIZE;
-        (at / SLOTS, start..start + SLOT_SIZE)
-    }
-
-    /// Stores the slot that a slot leads to, the number of a line in its page, and its words.
-    fn store(&mut self, slot: Slot, next: Option<Slot>, line: u32, words: &Words) {
-        let (piece, range) = Self::place(slot);
-        let bytes = &mut self.pieces[piece][range];
-        bytes[..4].copy_from_slice(&next.map_or(0, Slot::get).to_le_bytes());
-        bytes[4..8].copy_from_slice(&line.to_le_bytes());
-        for (bytes, word) in bytes[8..].chunks_exact_mut(8).zip(words) {
+    fn store(&mut self, slot: usize, words: &CapturedPage) {
+        let bytes = &mut self.pieces[slot / SLOTS][Self::range(slot)];
+        for (bytes, word) in bytes.chunks_exact_mut(8).zip(words.as_flattened()) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
     }
 
-    /// Returns what was stored in a slot.
-    fn load(&self, slot: Slot) -> (Option<Slot>, u32, Words) {
-        let (piece, range) = Self::place(slot);
-        let (numbers, bytes) = self.pieces[piece][range].split_at(8);
-        let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| numbers[at + byte]));
-        let (bytes, _) = bytes.as_chunks();
-        (Slot::new(number(0)), number(4), std::array::from_fn(|word| u64::from_le_bytes(bytes[word])))
+    fn load(&self, slot: usize, words: &mut CapturedPage) {
+        let bytes = &self.pieces[slot / SLOTS][Self::range(slot)];
+        for (word, bytes) in words.as_flattened_mut().iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
     }
 
     fn clear(&mut self) {
-        *self = Self::new(self.limit);
+        self.by_page = BTreeMap::new();
+        self.spare = Vec::new();
+        self.pieces = Vec::new();
+        self.slots = 0;
     }
 }
 
 impl Capture {
-    pub(in crate::index) fn new(index: Arc<dyn IndexLines>, aside: Arc<SavedLines>) -> Self {
+    pub(in crate::index) fn new(index: Arc<dyn IndexLines>, aside: Arc<SavedPages>) -> Self {
         Self { index, aside, next: 0 }
     }
 
@@ -325,13 +268,17 @@ impl Capture {
         aside.read(&**index, *next, words);
         // Acquire: pairs with the release of every word that was loaded.
         fence(Ordering::Acquire);
-        aside.taken.set(*next);
-        let mut copies = aside.copies.lock();
-        // Relaxed: the writer stores it under this lock.
+        // Relaxed: ordered by the fence.
         if aside.state.load(Ordering::Relaxed) == ABANDONED {
             return Err(Abandoned);
         }
-        copies.take_page(*next, words);
+        if aside.taken.set(*next) {
+            let mut copies = aside.copies.lock();
+            // If it was abandoned after the check above, the copies are gone.
+            let slot = copies.by_page.remove(next).ok_or(Abandoned)?;
+            copies.load(slot, words);
+            copies.spare.push(slot);
+        }
         *next += 1;
         Ok(())
     }
@@ -347,7 +294,7 @@ impl Drop for Capture {
     }
 }
 
-fn words_of(line: &Line) -> Words {
+fn words_of(line: &Line) -> [u64; LINE_WORDS] {
     // Relaxed: the writer reads its own stores; the capture fences before it uses the words.
     std::array::from_fn(|word| line.words[word].load(Ordering::Relaxed))
 }
@@ -363,35 +310,21 @@ mod tests {
     fn copies_give_their_memory_back_when_the_capture_ends() {
         for limit in [1000, 50] {
             let (index, _writer) = Index::new().unwrap();
-            let aside = Arc::new(SavedLines::new(&*index, limit));
+            let aside = Arc::new(SavedPages::new(&*index, limit));
             let capture = Capture::new(Arc::<Index>::clone(&index), Arc::clone(&aside));
             let before = index.memory_bytes();
-            for line in (0..50).chain(0..50) {
-                aside.keep(&*index, Row::First, line * 70..line * 70 + 1);
+            for page in 0..50 {
+                aside.keep_line(&*index, Row::First, page * BLOCK_LINES);
             }
-            assert_eq!(index.memory_bytes() - before, 50 * SLOT_SIZE);
+            assert_eq!(index.memory_bytes() - before, 50 * BLOCK_LEN);
             assert_eq!(aside.copies.lock().pieces.len(), 1);
             if limit == 50 {
-                aside.keep(&*index, Row::First, 1..2);
+                aside.keep_line(&*index, Row::First, 50 * BLOCK_LINES);
                 assert_eq!(aside.copies.lock().pieces.len(), 0, "it was abandoned");
             }
             drop(capture);
             assert_eq!(aside.copies.lock().pieces.len(), 0);
             assert_eq!(index.memory_bytes(), before - aside.taken.memory_bytes());
         }
-    }
-
-    #[test]
-    fn memory_of_copies_is_used_again_once_their_page_is_taken() {
-        let (index, _writer) = Index::new().unwrap();
-        let aside = Arc::new(SavedLines::new(&*index, 100));
-        let mut capture = Capture::new(Arc::<Index>::clone(&index), Arc::clone(&aside));
-        for page in 0..30 {
-            aside.keep(&*index, Row::First, page * BLOCK_LINES + 60..(page + 1) * BLOCK_LINES + 30);
-            assert_eq!(aside.copies.lock().count, if page == 0 { 34 } else { 64 });
-            capture.take(&mut [[0; LINE_WORDS]; LINES]).unwrap();
-            assert_eq!(aside.copies.lock().count, 30);
-        }
-        assert_eq!(aside.copies.lock().slots, 64);
     }
 }

@@ -1,14 +1,14 @@
 //! The part of the writer that a capture and a partial tree need.
 //!
-//! While a capture is running, the lines of each node are kept for it before the node changes. While a
+//! While a capture is running, the pages of each node are kept for it before the node changes. While a
 //! tree from a checkpoint is not whole, a change loads the path to its leaf first; a search for the key
 //! has done so before, so the change cannot fail. One flag tells if either is so.
 
 use std::sync::Arc;
 
-use super::node_check::lines_of;
+use super::node_check::lines_of_blocks;
 use super::{Aim, Tree, TreeWriter};
-use crate::index::lines::capture::{Capture, SavedLines};
+use crate::index::lines::capture::{Capture, SavedPages};
 use crate::index::lines::{IndexLines as _, Row};
 
 impl TreeWriter {
@@ -19,7 +19,7 @@ impl TreeWriter {
         if self.watched || self.tree.has_ended() {
             return None;
         }
-        let aside = Arc::new(SavedLines::new(self.tree.lines(), limit));
+        let aside = Arc::new(SavedPages::new(self.tree.lines(), limit));
         self.aside = Some(Arc::clone(&aside));
         self.watched = true;
         Some(Capture::new(Arc::<Tree>::clone(&self.tree), aside))
@@ -58,12 +58,13 @@ impl TreeWriter {
         loaded.inspect_err(|unread| self.tree.lines().end(unread.clone())).is_ok()
     }
 
-    /// Keeps the lines of a node that is about to change, for a capture.
+    /// Keeps the pages of a node that is about to change, for a capture.
     #[inline]
     pub(super) fn keep(&self, row: Row, number: u32) {
         if let Some(aside) = &self.aside {
-            let first = u64::from(number) * lines_of(row);
-            aside.keep(self.tree.lines(), row, first..first + lines_of(row));
+            for line in lines_of_blocks(row, number) {
+                aside.keep_line(self.tree.lines(), row, line);
+            }
         }
     }
 }

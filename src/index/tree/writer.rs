@@ -15,7 +15,7 @@ use super::{Aim, EntryPlace, LEVELS_MAX, Root, Tree};
 use crate::format::record::MAX_ORDERED_KEY_LEN;
 use crate::index::lines::Row;
 use crate::index::lines::block_error::BlockError;
-use crate::index::lines::capture::SavedLines;
+use crate::index::lines::capture::SavedPages;
 use crate::mem::location::Location;
 use crate::sync::Ordering;
 
@@ -37,7 +37,7 @@ pub(crate) struct TreeWriter {
     /// True if a capture is running, or the tree is partial.
     pub(super) watched: bool,
     /// The capture that is running.
-    pub(super) aside: Option<Arc<SavedLines>>,
+    pub(super) aside: Option<Arc<SavedPages>>,
 }
 
 /// An inner node on the way to a leaf, and the slot that leads on.
